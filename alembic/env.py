@@ -1,0 +1,53 @@
+"""Runs migrations over the async engine, on whichever database is configured."""
+
+import asyncio
+
+from alembic import context
+from sqlalchemy import Table
+from sqlalchemy.engine import Connection
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+import app.features  # noqa: F401 - their models have to be known
+from app.core.db import Base
+from app.core.settings import Settings
+
+
+def is_wanted(table: object, *_: object) -> bool:
+    """Whether a migration is to speak of a table: of every one, or of one feature's."""
+    feature = context.config.attributes.get("feature")
+    if feature is None or not isinstance(table, Table):
+        return True
+    models = (mapper.class_ for mapper in Base.registry.mappers)
+    own = {m.__table__.key for m in models if m.__module__.startswith(f"app.features.{feature}.")}
+    return table.key in own
+
+
+def migrate(connection: Connection) -> None:
+    """Run the migrations that alembic was asked for, in one transaction."""
+    context.configure(
+        connection=connection,
+        target_metadata=Base.metadata,
+        render_as_batch=True,  # SQLite alters a table by copying it
+        compare_server_default=True,
+        include_object=is_wanted,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+async def main() -> None:
+    """Open a connection of its own, unless app.migrations has given one."""
+    engine = create_async_engine(Settings().database, poolclass=NullPool)
+    async with engine.begin() as connection:
+        await connection.run_sync(migrate)
+    await engine.dispose()
+
+
+given = context.config.attributes.get("connection")
+if given is not None:
+    migrate(given)
+elif context.is_offline_mode():
+    raise SystemExit("Migrations run on a database: set DATABASE_URL and leave --sql out.")
+else:
+    asyncio.run(main())

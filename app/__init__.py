@@ -1,0 +1,1 @@
+"""A FastAPI service in which REST and WebSockets are equals."""

@@ -1,0 +1,140 @@
+"""The command line: `python -m app serve`, `db upgrade`, `user promote`."""
+
+import asyncio
+import contextlib
+import errno
+import sys
+from collections.abc import Coroutine
+from typing import Annotated, Any, Never, TypeVar
+
+import typer
+from pydantic import ValidationError
+from sqlalchemy.exc import SQLAlchemyError
+
+from app import features, migrations
+from app.core.observability import configure_logging
+from app.core.settings import Settings, explain, sqlite_file
+from app.server import DuplexServer, listen
+
+T = TypeVar("T")
+
+cli = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="A FastAPI service in which REST and WebSockets are equals.",
+)
+db = typer.Typer(no_args_is_help=True, help="The database and its migrations.")
+cli.add_typer(db, name="db")
+for name, commands in features.commands.items():
+    cli.add_typer(commands, name=name)
+
+
+def main() -> None:
+    """Run the command line."""
+    cli()
+
+
+def stop(sentence: str) -> Never:
+    """End with one sentence for a person, which names the remedy."""
+    typer.echo(f"duplex: {sentence}", err=True)
+    raise typer.Exit(1)
+
+
+def load_settings() -> Settings:
+    """The settings; ends with a line for each that is wrong."""
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        stop("; ".join(f"{line} (see .env.example)" for line in explain(error)))
+    configure_logging(level=settings.log_level, json=settings.log_format == "json")
+    return settings
+
+
+def run(work: Coroutine[Any, Any, T], settings: Settings) -> T:
+    """Run something on the database; ends with a sentence where that is not possible."""
+    try:
+        return asyncio.run(work)
+    except migrations.SchemaError as error:
+        stop(str(error))
+    except (OSError, SQLAlchemyError) as error:
+        stop(unreachable(settings, error))
+
+
+def unreachable(settings: Settings, error: Exception) -> str:
+    """What to do about a database that cannot be used; names no password."""
+    if file := sqlite_file(settings.database):
+        return (
+            f"The database file {file} cannot be written ({_first_line(error)}): make its "
+            "directory writable, or set DATABASE_URL to a place that is."
+        )
+    url = settings.database.render_as_string(hide_password=True)
+    return (
+        f"The database {url} cannot be reached ({_first_line(error)}): start it, or correct "
+        "DATABASE_URL."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    cause = getattr(error, "orig", None) or error
+    return next(iter(str(cause).strip().splitlines()), type(cause).__name__)
+
+
+@cli.command()
+def serve(
+    migrate: Annotated[
+        bool, typer.Option("--migrate", help="Bring the database up to date first.")
+    ] = False,
+) -> None:
+    """Serve REST and WebSockets on HOST and PORT."""
+    from app.main import create_app  # noqa: PLC0415 - `db` commands need no web framework
+
+    settings = load_settings()
+    try:
+        # Bound before anything is migrated: a port that is taken must change nothing.
+        sock = listen(settings.host, settings.port)
+    except OSError as error:
+        stop(_cannot_listen(settings, error))
+    if migrate:
+        _upgrade(settings)
+    elif run(migrations.pending(settings), settings):
+        stop("The database is not up to date: run `python -m app db upgrade`, or serve --migrate.")
+    server = DuplexServer(create_app(settings), settings)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run(sockets=[sock])
+    if not server.started:
+        sys.exit(3)
+
+
+def _cannot_listen(settings: Settings, error: OSError) -> str:
+    where = f"{settings.host}:{settings.port}"
+    if error.errno == errno.EADDRINUSE:
+        return f"{where} is in use: stop what listens there, or set PORT to a free port."
+    return f"{where} cannot be listened on ({error.strerror or error}): correct HOST or PORT."
+
+
+def _upgrade(settings: Settings) -> None:
+    for feature in run(migrations.upgrade(settings), settings):
+        typer.echo(f"The feature {feature} is gone: its tables stay, its migrations are forgotten.")
+
+
+@db.command()
+def upgrade() -> None:
+    """Run the migrations that are missing."""
+    _upgrade(load_settings())
+
+
+@db.command()
+def check() -> None:
+    """Say whether the models and the migrated database agree."""
+    settings = load_settings()
+    if difference := run(migrations.differences(settings), settings):
+        stop(f"{difference} Run `python -m app db revision FEATURE MESSAGE`.")
+    typer.echo("Models and migrations agree.")
+
+
+@db.command()
+def revision(feature: str, message: str) -> None:
+    """Write the migration that the models of FEATURE need."""
+    settings = load_settings()
+    typer.echo(run(migrations.revise(settings, feature, message), settings))

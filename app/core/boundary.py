@@ -1,0 +1,145 @@
+"""Both doors' way out: any exception becomes the registered error, as HTTP or as frame and close.
+
+Before a WebSocket is accepted, a browser (a client that sends Origin) is accepted, told in a frame
+and closed with the code, since it cannot read a refused handshake; any other client, and whatever
+`denies_handshake`, gets the HTTP status and problem+json.
+"""
+
+import json
+import traceback
+from contextlib import suppress
+from typing import Any
+
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+
+from app.core.auth import SUBPROTOCOL
+from app.core.errors import AppError, InternalError, to_app_error
+from app.core.observability import report
+
+PROBLEM_JSON = "application/problem+json"
+
+
+class ProblemResponse(Response):
+    """An error as `application/problem+json`."""
+
+    media_type = PROBLEM_JSON
+
+    def __init__(self, error: AppError, problem: dict[str, Any]) -> None:
+        super().__init__(to_json(problem), error.status, headers=dict(error.headers))
+
+
+def to_json(content: Any) -> bytes:
+    """`content` as UTF-8 JSON; a lone surrogate, which UTF-8 cannot hold, becomes `?`."""
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
+
+
+def error_of(connection: HTTPConnection, exc: Exception) -> tuple[AppError, dict[str, Any]]:
+    """The registered error for `exc` and its representation at this connection.
+
+    In development an unexpected error carries its traceback. Under test, an error that the
+    operation has not declared with `@raises` becomes an unexpected one.
+    """
+    error = to_app_error(exc)
+    settings = connection.app.state.settings
+    if settings.environment == "test" and not error.everywhere:
+        declared = connection.app.state.declared_errors(connection.scope.get("endpoint"))
+        if type(error) not in declared:
+            exc = RuntimeError(f"{type(error).__name__} is raised and not declared with @raises")
+            error = InternalError(str(exc))
+    report(exc)
+    problem = error.problem(
+        instance=connection.scope["path"],
+        request_id=getattr(connection.state, "request_id", None),
+    )
+    if settings.environment == "development" and isinstance(error, InternalError):
+        problem["traceback"] = traceback.format_exception(exc)
+    return error, problem
+
+
+async def answer(connection: HTTPConnection, exc: Exception) -> Response | None:
+    """The exception handler of both doors: returns the HTTP response, or ends the WebSocket."""
+    if isinstance(exc, WebSocketDisconnect):
+        return None
+    error, problem = error_of(connection, exc)
+    connection.state.error = error.code
+    if isinstance(connection, WebSocket):
+        await refuse(connection, error, problem)
+        return None
+    return ProblemResponse(error, problem)
+
+
+async def refuse(websocket: WebSocket, error: AppError, problem: dict[str, Any]) -> None:
+    """End a WebSocket with an error, wherever in its life it is."""
+    with suppress(WebSocketDisconnect, OSError):
+        if websocket.application_state == WebSocketState.CONNECTING:
+            browser = "origin" in websocket.headers
+            if error.denies_handshake or not browser:
+                await websocket.send_denial_response(ProblemResponse(error, problem))
+                return
+            offered = websocket.scope.get("subprotocols", [])
+            await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
+        if websocket.application_state == WebSocketState.CONNECTED:
+            frame = to_json({"type": "error", "data": problem})
+            await websocket.send_text(frame.decode())
+            await websocket.close(error.close_code, error.code)
+
+
+class ErrorBoundary:
+    """ASGI middleware: no exception passes, and no WebSocket ends without a close frame."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._http(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await self._websocket(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def watching_send(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watching_send)
+        except Exception as exc:
+            if started:
+                report(exc)
+                raise  # half an answer is out: the server cuts the connection
+            response = await answer(Request(scope, receive), exc)
+            if response:
+                await response(scope, receive, send)
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # A second WebSocket over the same connection, kept in the state that the first is in.
+        shadow = WebSocket(scope, receive, send)
+        exc: Exception | None = None
+        try:
+            await self.app(scope, shadow.receive, shadow.send)
+        except WebSocketDisconnect:
+            pass
+        except Exception as error:
+            exc = error
+        if exc is None and shadow.application_state == WebSocketState.CONNECTING:
+            exc = RuntimeError("The endpoint returned and accepted nothing.")
+        if shadow.client_state == WebSocketState.DISCONNECTED:
+            if exc is not None and not _is_disconnect(exc):
+                report(exc)
+        elif exc is not None:
+            await answer(shadow, exc)
+        elif shadow.application_state == WebSocketState.CONNECTED:
+            with suppress(WebSocketDisconnect, OSError):
+                await shadow.close()
+
+
+def _is_disconnect(exc: Exception) -> bool:
+    return isinstance(exc, (OSError, WebSocketDisconnect))

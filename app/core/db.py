@@ -1,0 +1,218 @@
+"""Database sessions with an end: `reading()` and `unit_of_work()`.
+
+No dependency yields or returns a session. A guard opens `reading()`, closes it and returns frozen
+values; a service's write opens one `unit_of_work()` and decides in it. So a socket that waits
+holds no connection.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends
+from sqlalchemy import BigInteger, DateTime, Integer, MetaData, event, text
+from sqlalchemy import exc as sa_exc
+from sqlalchemy.engine import URL, Connection, Dialect
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Session, mapped_column
+from sqlalchemy.types import TypeDecorator
+from starlette.requests import HTTPConnection
+
+from app.core.errors import AppError, InvalidParameter, Unavailable, to_app_error
+
+T = TypeVar("T")
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A moment, aware and in UTC on every engine; SQLite would return it naive."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a naive datetime names no moment: give it a timezone")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    """The base of every model. Constraints have names, so that a migration can drop them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_N_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {datetime: UtcDateTime}
+
+
+# SQLite counts on its own only what is exactly INTEGER, and that is 64 bits wide there.
+BigId = Annotated[
+    int, mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+]
+
+
+class ReadOnly(Session):
+    """The session of `reading()`: a flush in it is a mistake in the code, and says so."""
+
+    def flush(self, objects: Any = None) -> None:
+        if self.new or self.dirty or self.deleted:
+            raise RuntimeError("reading() does not write: open unit_of_work() instead")
+        super().flush(objects)
+
+
+class UnitOfWork(AsyncSession):
+    """A session that commits as its block ends, and then does what was left for after that."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._after_commit: list[Callable[[], None]] = []
+
+    def after_commit(self, action: Callable[[], None]) -> None:
+        """Call `action` once the commit has succeeded, in the order given here."""
+        self._after_commit.append(action)
+
+    async def finish(self) -> None:
+        """Commit, then run what was left for after the commit."""
+        await self.commit()
+        for action in self._after_commit:
+            action()
+
+
+class SqlDatabase:
+    """The engine and its two kinds of session.
+
+    Args:
+        url: an address with an async driver (sqlite+aiosqlite, postgresql+psycopg).
+        pool_size: connections that may be open at once.
+        timeout: seconds to wait for a connection, or for SQLite's lock, before Unavailable.
+    """
+
+    def __init__(self, url: URL, *, pool_size: int = 10, timeout: float = 5) -> None:
+        sqlite = url.drivername.startswith("sqlite")
+        arguments: dict[str, Any] = (
+            {"timeout": timeout} if sqlite else {"connect_timeout": max(1, round(timeout))}
+        )
+        self.engine = create_async_engine(
+            url,
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=timeout,
+            pool_pre_ping=not sqlite,
+            hide_parameters=True,  # an error's text carries no value into the log
+            connect_args=arguments,
+        )
+        if sqlite:
+            event.listen(self.engine.sync_engine, "connect", _set_up_sqlite)
+            event.listen(self.engine.sync_engine, "begin", _begin_sqlite)
+        reader = self.engine.execution_options(postgresql_readonly=True)
+        writer = self.engine.execution_options(immediate=True)
+        self._reading = async_sessionmaker(
+            reader, sync_session_class=ReadOnly, expire_on_commit=False
+        )
+        self._writing = async_sessionmaker(writer, class_=UnitOfWork, expire_on_commit=False)
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncSession]:
+        """A session that reads one consistent state and is rolled back at the end."""
+        async with self._reading() as session:
+            yield session
+
+    @asynccontextmanager
+    async def unit_of_work(self) -> AsyncIterator[UnitOfWork]:
+        """A session whose changes are committed together at the end, or not at all.
+
+        On SQLite it begins IMMEDIATE, so that what it reads cannot change before it writes.
+        A cancellation before the commit rolls back; from the commit on it waits for the end.
+        """
+        async with self._writing() as session:
+            yield session
+            await _uncancelled(session.finish())
+
+    async def ping(self) -> None:
+        """Ask the database for nothing; raises what its driver raises when it is not there."""
+        async with self.engine.connect() as connection:
+            await connection.execute(text("SELECT 1"))
+
+    async def dispose(self) -> None:
+        """Close every connection."""
+        await self.engine.dispose()
+
+
+async def _uncancelled(work: Coroutine[Any, Any, T]) -> T:
+    """Run `work` to its end even if this task is cancelled meanwhile; then be cancelled."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            if task.cancelled():
+                raise
+            cancelled = error
+        except Exception:  # noqa: S110 - told by result() below
+            pass
+    result = task.result()
+    if cancelled:
+        raise cancelled
+    return result
+
+
+def _set_up_sqlite(connection: Any, _: Any) -> None:
+    # The driver would begin on its own, and never IMMEDIATE: `_begin_sqlite` does it instead.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    immediate = connection.get_execution_options().get("immediate")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+
+@to_app_error.register(sa_exc.TimeoutError)
+@to_app_error.register(sa_exc.OperationalError)
+@to_app_error.register(sa_exc.InterfaceError)
+def _unavailable(exc: Exception) -> AppError:
+    cause = getattr(exc, "orig", None)
+    if isinstance(cause, sqlite3.OperationalError) and not _is_passing(cause):
+        return to_app_error(RuntimeError())
+    return Unavailable("The database does not answer in time.")
+
+
+def _is_passing(error: sqlite3.OperationalError) -> bool:
+    # "no such table" is an OperationalError of SQLite's too, and no retry mends that.
+    name = getattr(error, "sqlite_errorname", "")
+    return name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR", "SQLITE_CANTOPEN")) or (
+        name in ("SQLITE_FULL", "SQLITE_READONLY")
+    )
+
+
+@to_app_error.register(sa_exc.DataError)
+def _unstorable(exc: sa_exc.DataError) -> AppError:
+    return InvalidParameter("The database cannot store a value of the request.")
+
+
+async def _database(connection: HTTPConnection) -> SqlDatabase:
+    database: SqlDatabase = connection.app.state.database
+    return database
+
+
+Database = Annotated[SqlDatabase, Depends(_database)]
+"""The database, injected: `async with db.reading() as session`."""

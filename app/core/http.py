@@ -1,0 +1,143 @@
+"""ASGI middleware that both doors pass: what is refused before any route is looked up."""
+
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.core.boundary import ProblemResponse, error_of
+from app.core.errors import (
+    AppError,
+    BodyTooLarge,
+    HostNotAllowed,
+    OriginNotAllowed,
+    Overloaded,
+    to_app_error,
+)
+
+CONTENT_SECURITY_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data:",
+        "connect-src 'self'",
+        "font-src 'self'",
+        "form-action 'self'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+
+
+class PlainTextErrors:
+    """Lets an error that the framework's own middleware answers as text/plain leave registered.
+
+    Those are a body too large, an unknown host and a preflight of a foreign origin.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        held: Message | None = None
+
+        async def replacing_send(message: Message) -> None:
+            nonlocal held
+            kind = message["type"]
+            if kind.endswith("http.response.start") and _is_plain_error(message):
+                held = message
+            elif held is None:
+                await send(message)
+            elif not message.get("more_body"):
+                exc = _registered(held["status"], message.get("body", b"").decode(errors="replace"))
+                response = ProblemResponse(*error_of(HTTPConnection(scope), exc))
+                scope["state"]["error"] = exc.code
+                for name, value in Headers(scope=held).items():
+                    if not name.startswith("content-"):
+                        response.headers[name] = value
+                await response(scope, receive, send)
+
+        await self.app(scope, receive, replacing_send)
+
+
+def _is_plain_error(start: Message) -> bool:
+    kind = Headers(scope=start).get("content-type", "")
+    return bool(start["status"] >= 400) and kind.startswith("text/plain")
+
+
+def _registered(status: int, text: str) -> AppError:
+    if status == 413:
+        return BodyTooLarge()
+    if text == "Invalid host header":
+        return HostNotAllowed("Add the host name to ALLOWED_HOSTS to serve it.")
+    if text.startswith("Disallowed CORS"):
+        return OriginNotAllowed(f"{text}; see ALLOWED_ORIGINS.")
+    return to_app_error(HTTPException(status, text))
+
+
+class SecurityHeaders:
+    """Adds what makes a browser strict, unless the response has set it itself."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def adding_send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.setdefault("content-security-policy", CONTENT_SECURITY_POLICY)
+                headers.setdefault("x-content-type-options", "nosniff")
+                headers.setdefault("referrer-policy", "no-referrer")
+                headers.setdefault("cross-origin-opener-policy", "same-origin")
+                # The API's answers are a person's; a static file says itself how long it keeps.
+                if "etag" not in headers:
+                    headers.setdefault("cache-control", "no-store")
+            await send(message)
+
+        await self.app(scope, receive, adding_send)
+
+
+class WebSocketGate:
+    """Refuses a handshake of a foreign page (RFC 6455 section 10.2), and one too many.
+
+    Args:
+        origins: origins beside our own, as https://app.example.com; * for any.
+        limit: how many WebSockets may be open at once.
+    """
+
+    def __init__(self, app: ASGIApp, *, origins: list[str], limit: int) -> None:
+        self.app = app
+        self.origins = frozenset(origins)
+        self.limit = limit
+        self.open = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "websocket":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        origin = headers.get("origin")
+        if origin is not None and not self._is_allowed(origin, headers.get("host", "")):
+            raise OriginNotAllowed("See ALLOWED_ORIGINS.")
+        if self.open >= self.limit:
+            raise Overloaded(retry_after=5)
+        self.open += 1
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self.open -= 1
+
+    def _is_allowed(self, origin: str, host: str) -> bool:
+        if origin in self.origins or "*" in self.origins:
+            return True
+        return bool(host) and urlsplit(origin).netloc.lower() == host.lower()

@@ -1,0 +1,76 @@
+"""The base of every model that crosses a door, and the types that many of them share."""
+
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, Generic, TypeVar
+
+from email_validator import EmailNotValidError, validate_email
+from fastapi import Path
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from app.core.errors import NotFound
+
+MAX_ID = 2**63 - 1
+MAX_EMAIL_LENGTH = 254  # RFC 5321 section 4.5.3.1, less the angle brackets of a path
+
+T = TypeVar("T")
+
+
+class Schema(BaseModel):
+    """A frozen model that refuses unknown fields and NUL, and never quotes its input."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_nul(cls, data: Any) -> Any:
+        # PostgreSQL takes no NUL in text; SQLite would, so both are spared it here.
+        if isinstance(data, dict) and any(_has_nul(value) for value in data.values()):
+            raise PydanticCustomError("string_nul", "Text may not contain the NUL character")
+        return data
+
+
+def _has_nul(value: Any) -> bool:
+    if isinstance(value, str):
+        return "\0" in value
+    return isinstance(value, list) and any(isinstance(v, str) and "\0" in v for v in value)
+
+
+class Page(Schema, Generic[T]):
+    """One page of a list, and the cursor that the next one starts from (null: no more)."""
+
+    items: Sequence[T]
+    next: int | None = None
+
+
+def _canonical_id(value: Any) -> Any:
+    text = str(value)
+    if not re.fullmatch(r"[1-9][0-9]{0,18}", text) or int(text) > MAX_ID:
+        raise NotFound("An id is a whole number from 1, written without leading zeros.")
+    return int(text)
+
+
+Id = Annotated[int, Path(examples=[7]), BeforeValidator(_canonical_id)]
+"""A database id in a path. What is not one, as the service writes it (`007`, `+7`, `2**63`),
+names nothing: 404, so that two addresses never mean the same thing."""
+
+Limit = Annotated[int, Field(ge=1, le=100, description="how many at most")]
+Cursor = Annotated[int, Field(ge=1, le=MAX_ID, description="`next` of the page before")]
+
+
+def _valid_email(address: str) -> str:
+    try:
+        validate_email(address, check_deliverability=False)
+    except EmailNotValidError as error:
+        raise PydanticCustomError("email", "{reason}", {"reason": str(error)}) from None
+    return address
+
+
+Email = Annotated[
+    str,
+    # The length is checked first: the library takes seconds over a megabyte.
+    Field(max_length=MAX_EMAIL_LENGTH, json_schema_extra={"format": "email"}),
+    AfterValidator(_valid_email),
+]
+"""An e-mail address as it was written (RFC 5321, 6531), without display name; no DNS is asked."""

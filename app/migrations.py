@@ -1,0 +1,122 @@
+"""The database's schema: brought to the newest revision, one branch for each feature."""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import Script, ScriptDirectory
+from alembic.util.exc import CommandError
+from sqlalchemy import Connection, delete
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from app.core.settings import Settings, sqlite_file
+
+ROOT = Path(__file__).parent.parent
+VERSIONS = ROOT / "alembic" / "versions"
+
+
+class SchemaError(Exception):
+    """The schema cannot be brought to where this code needs it; the message says what to do."""
+
+
+def _config(connection: Connection | None = None) -> Config:
+    config = Config(toml_file=str(ROOT / "pyproject.toml"))
+    config.attributes["connection"] = connection
+    return config
+
+
+async def upgrade(settings: Settings) -> list[str]:
+    """Run the migrations that are missing. Returns the features it found removed.
+
+    Raises:
+        SchemaError: the database is newer than this code.
+    """
+    if file := sqlite_file(settings.database):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    engine = create_async_engine(settings.database, poolclass=NullPool)
+    try:
+        async with engine.begin() as connection:
+            removed = await connection.run_sync(_forget_removed)
+            await connection.run_sync(lambda sync: command.upgrade(_config(sync), "heads"))
+    finally:
+        await engine.dispose()
+    return removed
+
+
+async def pending(settings: Settings) -> bool:
+    """Whether migrations are missing in the database."""
+    engine = create_async_engine(settings.database, poolclass=NullPool)
+    try:
+        async with engine.connect() as connection:
+            applied = await connection.run_sync(
+                lambda sync: set(MigrationContext.configure(sync).get_current_heads())
+            )
+    finally:
+        await engine.dispose()
+    return not set(ScriptDirectory.from_config(_config()).get_heads()) <= applied
+
+
+async def differences(settings: Settings) -> str | None:
+    """How models and migrations differ on a migrated database; None where they agree."""
+    engine = create_async_engine(settings.database, poolclass=NullPool)
+    try:
+        async with engine.connect() as connection:
+            await connection.run_sync(lambda sync: command.check(_config(sync)))
+    except CommandError as error:
+        return str(error)
+    finally:
+        await engine.dispose()
+    return None
+
+
+async def revise(settings: Settings, feature: str, message: str) -> Path:
+    """Write the migration that the models of `feature` need now. Returns its file."""
+    script = ScriptDirectory.from_config(_config())
+    mine = [r.revision for r in script.walk_revisions() if r.revision.startswith(f"{feature}_")]
+    place = VERSIONS / feature
+    place.mkdir(exist_ok=True)
+
+    def write(connection: Connection) -> Script | list[Script | None] | None:
+        config = _config(connection)
+        config.attributes["feature"] = feature
+        # Alembic writes only to directories that it is given by name.
+        config.set_main_option("path_separator", "newline")
+        config.set_main_option("version_locations", "\n".join(map(str, VERSIONS.glob("*/"))))
+        return command.revision(
+            config,
+            message,
+            autogenerate=True,
+            rev_id=f"{feature}_{len(mine) + 1:04}",
+            head=f"{feature}@head" if mine else "base",
+            branch_label=None if mine else feature,
+            version_path=str(place),
+        )
+
+    engine = create_async_engine(settings.database, poolclass=NullPool)
+    try:
+        async with engine.connect() as connection:
+            made = await connection.run_sync(write)
+    finally:
+        await engine.dispose()
+    assert isinstance(made, Script)  # noqa: S101 - for the types: one head makes one script
+    return Path(made.path)
+
+
+def _forget_removed(connection: Connection) -> list[str]:
+    """Forget the revisions of features whose folder is gone; their tables stay as they are."""
+    context = MigrationContext.configure(connection)
+    known = {r.revision for r in ScriptDirectory.from_config(_config()).walk_revisions()}
+    removed = []
+    for revision in set(context.get_current_heads()) - known:
+        feature = revision.rsplit("_", 1)[0]
+        if (ROOT / "app" / "features" / feature).is_dir():
+            raise SchemaError(
+                f"The database has the migration {revision}, which this code does not know: it is "
+                "newer than the code. Deploy the newer code, or restore a backup."
+            )
+        version = context._version
+        connection.execute(delete(version).where(version.c.version_num == revision))
+        removed.append(feature)
+    return sorted(removed)

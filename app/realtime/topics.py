@@ -1,0 +1,68 @@
+"""Topics: names of what is told, with the type of the events told there."""
+
+import re
+from dataclasses import dataclass
+from types import UnionType
+from typing import Generic, TypeVar, Union, get_args, get_origin
+
+from app.core.errors import NotFound
+from app.realtime.messages import Message
+
+E = TypeVar("E", bound=Message)
+
+PLACEHOLDER = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
+VALUE = re.compile(r"[^:/]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Address(Generic[E]):
+    """One topic, filled in: `rooms:7`."""
+
+    topic: "Topic[E]"
+    name: str
+
+
+class Topic(Generic[E]):
+    """A family of topics, as `Topic[Posted | Joined]("rooms:{room_id}")`.
+
+    Publishing an event of another type is an error of types, and raises TypeError at run time.
+    """
+
+    def __init__(self, pattern: str) -> None:
+        self.pattern = pattern
+        self.placeholders = tuple(PLACEHOLDER.findall(pattern))
+        literal = PLACEHOLDER.sub("", pattern)
+        if not pattern or "{" in literal or "}" in literal or "/" in literal:
+            raise ValueError(f"{pattern!r} is not a topic such as 'rooms:{{room_id}}'")
+        named = (re.escape(part) for part in PLACEHOLDER.split(pattern)[::2])
+        self._regex = re.compile(f"({VALUE.pattern})".join(named))
+
+    def at(self, **values: object) -> Address[E]:
+        """The topic for these values.
+
+        Raises NotFound where a value cannot stand in a name: so `a:b` never means two things.
+        """
+        name = self.pattern
+        for key in self.placeholders:
+            value = str(values[key])
+            if not VALUE.fullmatch(value):
+                raise NotFound
+            name = name.replace(f"{{{key}}}", value)
+        return Address(self, name)
+
+    def parse(self, name: str) -> dict[str, str] | None:
+        """The values, as text, that render to `name`; None where it is no name of this topic."""
+        match = self._regex.fullmatch(name)
+        return dict(zip(self.placeholders, match.groups(), strict=True)) if match else None
+
+    @property
+    def events(self) -> tuple[type[Message], ...]:
+        """The types of the events, as the subscript names them."""
+        # typing leaves the subscript on the instance, after __init__.
+        (event,) = get_args(getattr(self, "__orig_class__", Topic[Message]))
+        if get_origin(event) in (Union, UnionType):
+            return get_args(event)
+        return (event,) if isinstance(event, type) else (Message,)
+
+    def __repr__(self) -> str:
+        return f"Topic({self.pattern!r})"

@@ -1,0 +1,148 @@
+"""Fixtures that every test may use: databases of their own, settings, and the running server."""
+
+import asyncio
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+from fastapi import APIRouter
+
+from app import migrations
+from app.core.settings import Settings
+from tests.server import RunningServer
+
+IN_CI = bool(os.environ.get("CI"))
+POSTGRESQL = os.environ.get("TEST_POSTGRESQL_URL", "postgresql://postgres@127.0.0.1:5432/postgres")
+SECRET = "a-secret-of-the-tests-and-of-nothing-else"
+
+#: Skips that CI accepts, by their reason; there are none.
+ACCEPTED_SKIPS: frozenset[str] = frozenset()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the developer's own settings out of the tests."""
+    for name in Settings.model_fields:
+        os.environ.pop(name.upper(), None)
+    Settings.model_config["env_file"] = None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """In CI a skip is a failure, unless it is on the list."""
+    report: Any = yield
+    if IN_CI and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
+        if reason.removeprefix("Skipped: ") not in ACCEPTED_SKIPS:
+            report.outcome = "failed"
+            report.longrepr = f"skipped in CI, where nothing may be: {reason}"
+    return report
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """The event loop of async tests: asyncio, as under uvicorn."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite file with every migration run, to copy."""
+    file = tmp_path_factory.mktemp("migrated") / "template.db"
+    asyncio.run(migrations.upgrade(settings_for(f"sqlite:///{file}")))
+    return file
+
+
+@pytest.fixture(scope="session")
+def migrated_postgresql() -> Iterator[str]:
+    """The name of a PostgreSQL database with every migration run, to copy."""
+    name = f"duplex_template_{uuid4().hex[:12]}"
+    try:
+        connection = psycopg.connect(POSTGRESQL, autocommit=True, connect_timeout=3)
+    except psycopg.OperationalError:
+        if IN_CI:
+            raise
+        pytest.skip("PostgreSQL does not answer (TEST_POSTGRESQL_URL): only SQLite is tested")
+    with connection:
+        connection.execute(f'CREATE DATABASE "{name}"')
+        try:
+            asyncio.run(migrations.upgrade(settings_for(postgresql_url(name))))
+            yield name
+        finally:
+            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def engine(request: pytest.FixtureRequest) -> str:
+    """The kind of database: what asks for it runs on each."""
+    kind: str = request.param
+    return kind
+
+
+@pytest.fixture
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The address of a migrated, empty database of this test's own; SQLite unless it asks."""
+    kind = request.getfixturevalue("engine") if "engine" in request.fixturenames else "sqlite"
+    if kind == "sqlite":
+        template: Path = request.getfixturevalue("migrated_sqlite")
+        shutil.copy(template, tmp_path / "test.db")
+        yield f"sqlite:///{tmp_path / 'test.db'}"
+        return
+    name = f"duplex_test_{uuid4().hex[:12]}"
+    template_name: str = request.getfixturevalue("migrated_postgresql")
+    with psycopg.connect(POSTGRESQL, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template_name}"')
+        try:
+            yield postgresql_url(name)
+        finally:
+            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def settings(database_url: str) -> Settings:
+    """Settings of a test: its own database, no leeway for tokens."""
+    return settings_for(database_url)
+
+
+@pytest.fixture
+def serve(settings: Settings) -> Iterator[Callable[..., RunningServer]]:
+    """Starts the server with routers of the test's own and settings changed by keyword."""
+    with ExitStack() as stack:
+
+        def start(*routers: APIRouter, **changed: Any) -> RunningServer:
+            return stack.enter_context(RunningServer(changed_settings(settings, changed), *routers))
+
+        yield start
+
+
+@pytest.fixture
+def server(serve: Callable[..., RunningServer]) -> RunningServer:
+    """The server as it is."""
+    return serve()
+
+
+def settings_for(database_url: str, **changed: Any) -> Settings:
+    """Settings that read neither the environment nor `.env`."""
+    values: dict[str, Any] = {
+        "environment": "test",
+        "database_url": database_url,
+        "secret_key": SECRET,
+        "token_leeway_seconds": 0,
+        "log_level": "warning",
+    }
+    return Settings(**(values | changed))
+
+
+def changed_settings(settings: Settings, changed: dict[str, Any]) -> Settings:
+    """The same settings with some changed, validated anew."""
+    return Settings(**(settings.model_dump() | changed))
+
+
+def postgresql_url(name: str) -> str:
+    """The address of another database on the same server."""
+    return POSTGRESQL.rsplit("/", 1)[0] + f"/{name}"

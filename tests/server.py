@@ -1,0 +1,140 @@
+"""The real server, run in a thread: what a client sees on the wire is what tests look at."""
+
+import asyncio
+import json
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Self
+
+import httpx2
+from fastapi import APIRouter, FastAPI
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from app.core.settings import Settings
+from app.main import create_app
+from app.server import DuplexServer, listen
+
+
+class RunningServer:
+    """The service on a free port, configured as in production, with routers of a test's own."""
+
+    def __init__(self, settings: Settings, *routers: APIRouter) -> None:
+        self.settings = settings
+        self.app: FastAPI = create_app(settings)
+        for router in routers:
+            self.app.include_router(router)
+        self._socket = listen("127.0.0.1", 0)
+        self.port: int = self._socket.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.ws_url = f"ws://127.0.0.1:{self.port}"
+        self._server = DuplexServer(self.app, settings)
+        self._thread = threading.Thread(target=self._run, name="server", daemon=True)
+        self._started = threading.Event()
+
+    def _run(self) -> None:
+        async def serve() -> None:
+            serving = asyncio.create_task(self._server.serve(sockets=[self._socket]))
+            while not (self._server.started or serving.done()):
+                await asyncio.sleep(0.005)
+            self._started.set()
+            await serving
+
+        asyncio.run(serve())
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        assert self._started.wait(10), "the server did not start"
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._server.should_exit = True
+        self._thread.join(15)
+        assert not self._thread.is_alive(), "the server did not end"
+
+    def client(self, token: str | None = None, **kwargs: Any) -> httpx2.AsyncClient:
+        """An HTTP client of this server, signed in where a token is given."""
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        return httpx2.AsyncClient(base_url=self.url, headers=headers, timeout=20, **kwargs)
+
+    def token(self, subject: str = "1", *, name: str = "Ann", **claims: Any) -> str:
+        """An access token of this server's, for somebody who need not have an account."""
+        token: str = self.app.state.tokens.issue(
+            subject, name=name, session=f"session-{subject}", **claims
+        )
+        return token
+
+    @asynccontextmanager
+    async def socket(
+        self, path: str, token: str | None = None, **kwargs: Any
+    ) -> "AsyncIterator[Socket]":
+        """A WebSocket as a program opens it; raises InvalidStatus where it is denied."""
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        headers |= kwargs.pop("headers", {})
+        async with connect(
+            self.ws_url + path, additional_headers=headers, proxy=None, **kwargs
+        ) as connection:
+            yield Socket(connection)
+
+    def browser_socket(self, path: str, token: str | None = None, **kwargs: Any) -> "Any":
+        """A WebSocket as a page of this server opens it: an Origin, and the token as protocol."""
+        protocols = ["bearer", token] if token else None
+        return self.socket(path, origin=self.url, subprotocols=protocols, **kwargs)
+
+
+class Socket:
+    """A WebSocket of a client, in terms of frames."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self.connection = connection
+
+    async def send(self, kind: str, data: Any = None, *, ref: str | int | None = None) -> None:
+        """Send the frame `{type, ref, data}`."""
+        frame = {"type": kind, "ref": ref, "data": data}
+        await self.raw(json.dumps({k: v for k, v in frame.items() if v is not None}))
+
+    async def raw(self, frame: str | bytes) -> None:
+        """Send a frame as it is."""
+        await self.connection.send(frame)
+
+    async def frame(self, timeout: float = 10) -> dict[str, Any]:
+        """The next frame."""
+        received = await asyncio.wait_for(self.connection.recv(), timeout)
+        content: dict[str, Any] = json.loads(received)
+        return content
+
+    async def until(self, kind: str, timeout: float = 10) -> dict[str, Any]:
+        """The next frame of this type; those before it are passed over."""
+        async with asyncio.timeout(timeout):
+            while True:
+                frame = await self.frame(timeout)
+                if frame["type"] == kind:
+                    return frame
+
+    async def ask(self, kind: str, data: Any = None, *, ref: str | int = "r") -> dict[str, Any]:
+        """Send a frame and return the one that answers it."""
+        await self.send(kind, data, ref=ref)
+        async with asyncio.timeout(10):
+            while True:
+                frame = await self.frame()
+                if frame.get("ref") == ref:
+                    return frame
+
+    async def ending(self, timeout: float = 10) -> tuple[int, str, list[dict[str, Any]]]:
+        """The close code, its reason, and the frames that came before it."""
+        frames: list[dict[str, Any]] = []
+        async with asyncio.timeout(timeout):
+            try:
+                while True:
+                    frames.append(json.loads(await self.connection.recv()))
+            except ConnectionClosed:
+                code = self.connection.close_code
+                assert code is not None
+                return code, self.connection.close_reason or "", frames
