@@ -2,9 +2,10 @@
 
 import asyncio
 import json
+import socket
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,6 +17,20 @@ from websockets.exceptions import ConnectionClosed
 from app.core.settings import Settings
 from app.main import create_app
 from app.server import DuplexServer, listen
+
+DEADLINE = 10  # seconds: long past what any answer takes, short of the test's own time limit
+
+
+class _ObservedServer(DuplexServer):
+    def __init__(self, app: FastAPI, settings: Settings, observer: threading.Event) -> None:
+        super().__init__(app, settings)
+        self._observer = observer
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            await super().startup(sockets=sockets)
+        finally:
+            self._observer.set()
 
 
 class RunningServer:
@@ -30,23 +45,17 @@ class RunningServer:
         self.port: int = self._socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.ws_url = f"ws://127.0.0.1:{self.port}"
-        self._server = DuplexServer(self.app, settings)
-        self._thread = threading.Thread(target=self._run, name="server", daemon=True)
         self._started = threading.Event()
+        self._server = _ObservedServer(self.app, settings, self._started)
+        self._thread = threading.Thread(target=self._run, name="server", daemon=True)
 
     def _run(self) -> None:
-        async def serve() -> None:
-            serving = asyncio.create_task(self._server.serve(sockets=[self._socket]))
-            while not (self._server.started or serving.done()):
-                await asyncio.sleep(0.005)
-            self._started.set()
-            await serving
-
-        asyncio.run(serve())
+        self._server.run(sockets=[self._socket])
 
     def __enter__(self) -> Self:
         self._thread.start()
-        assert self._started.wait(10), "the server did not start"
+        assert self._started.wait(DEADLINE)
+        assert self._server.started, "the server did not start"
         return self
 
     def __exit__(
@@ -83,7 +92,9 @@ class RunningServer:
         ) as connection:
             yield Socket(connection)
 
-    def browser_socket(self, path: str, token: str | None = None, **kwargs: Any) -> "Any":
+    def browser_socket(
+        self, path: str, token: str | None = None, **kwargs: Any
+    ) -> "AbstractAsyncContextManager[Socket]":
         """A WebSocket as a page of this server opens it: an Origin, and the token as protocol."""
         protocols = ["bearer", token] if token else None
         return self.socket(path, origin=self.url, subprotocols=protocols, **kwargs)
@@ -104,33 +115,33 @@ class Socket:
         """Send a frame as it is."""
         await self.connection.send(frame)
 
-    async def frame(self, timeout: float = 10) -> dict[str, Any]:
+    async def frame(self) -> dict[str, Any]:
         """The next frame."""
-        received = await asyncio.wait_for(self.connection.recv(), timeout)
+        received = await asyncio.wait_for(self.connection.recv(), DEADLINE)
         content: dict[str, Any] = json.loads(received)
         return content
 
-    async def until(self, kind: str, timeout: float = 10) -> dict[str, Any]:
+    async def until(self, kind: str) -> dict[str, Any]:
         """The next frame of this type; those before it are passed over."""
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(DEADLINE):
             while True:
-                frame = await self.frame(timeout)
+                frame = await self.frame()
                 if frame["type"] == kind:
                     return frame
 
     async def ask(self, kind: str, data: Any = None, *, ref: str | int = "r") -> dict[str, Any]:
         """Send a frame and return the one that answers it."""
         await self.send(kind, data, ref=ref)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE):
             while True:
                 frame = await self.frame()
                 if frame.get("ref") == ref:
                     return frame
 
-    async def ending(self, timeout: float = 10) -> tuple[int, str, list[dict[str, Any]]]:
+    async def ending(self) -> tuple[int, str, list[dict[str, Any]]]:
         """The close code, its reason, and the frames that came before it."""
         frames: list[dict[str, Any]] = []
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(DEADLINE):
             try:
                 while True:
                     frames.append(json.loads(await self.connection.recv()))

@@ -345,7 +345,8 @@ def _(exc: AppError) -> AppError:
 @to_app_error.register
 def _(exc: HTTPException) -> AppError:
     phrase = HTTPStatus(exc.status_code).phrase if exc.status_code in set(HTTPStatus) else None
-    detail = exc.detail if isinstance(exc.detail, str) and exc.detail != phrase else None
+    given = cast(object, exc.detail)  # FastAPI lets it be anything
+    detail = given if isinstance(given, str) and given != phrase else None
     if exc.status_code == 400 and detail == "There was an error parsing the body":
         return MalformedBody()  # FastAPI's word for anything but a JSON syntax error
     if cls := BY_STATUS.get(exc.status_code):
@@ -364,11 +365,10 @@ def _(exc: WebSocketException) -> AppError:
 @to_app_error.register
 def _(exc: RequestValidationError) -> AppError:
     errors = exc.errors()
-    body = cast(object, exc.body)
     if any(error["type"] == "json_invalid" for error in errors):
         return MalformedBody()
     # FastAPI hands a body of another content type on as bytes, and validation refuses those.
-    if isinstance(body, bytes) and any(e["loc"] == ("body",) for e in errors):
+    if isinstance(exc.body, bytes) and any(e["loc"] == ("body",) for e in errors):
         return UnsupportedMediaType("Send application/json.")
     return invalid(errors)
 

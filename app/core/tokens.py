@@ -140,8 +140,9 @@ class Tokens:
     ) -> str:
         """Return a signed token for `subject`, valid from now for `lifetime` in whole seconds.
 
-        Raises ValueError for what `verify` would refuse: names that are empty, long or not
-        printable ASCII, too many roles, a lifetime below a second or above the configured one.
+        `name` is what the person is called, in any script; the other names are printable ASCII.
+        Raises ValueError for what `verify` would refuse: an empty, long or unprintable name, too
+        many roles, a lifetime below a second or above the configured one.
         """
         lifetime = self._lifetime if lifetime is None else lifetime
         if not timedelta(seconds=1) <= lifetime <= self._lifetime:
