@@ -2,6 +2,7 @@
 
     AppError
     ├── InvalidParameter, MalformedBody, UnsupportedMediaType, BodyTooLarge
+    ├── MalformedRequest, HeadersTooLarge, RequestTimeout
     ├── NotFound, MethodNotAllowed, HttpError
     ├── AuthenticationFailed, TokenExpired, Forbidden
     ├── OriginNotAllowed, HostNotAllowed, Overloaded
@@ -268,6 +269,34 @@ class MethodNotAllowed(AppError):
     status = 405
     code = "method_not_allowed"
     title = "This method is not allowed here."
+    everywhere = True
+
+
+class MalformedRequest(AppError):
+    """What arrived is not an HTTP/1.1 request (RFC 9112)."""
+
+    status = 400
+    code = "malformed_request"
+    title = "This is not an HTTP request that can be read."
+    everywhere = True
+
+
+class HeadersTooLarge(AppError):
+    """The handshake has too many header lines, or one that is too long."""
+
+    status = 431
+    code = "headers_too_large"
+    title = "The request headers are too large."
+    everywhere = True
+
+
+class RequestTimeout(AppError):
+    """The request did not arrive in time."""
+
+    status = 408
+    code = "request_timeout"
+    title = "The request did not arrive in time."
+    retryable = True
     everywhere = True
 
 

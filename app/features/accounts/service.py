@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from email_validator import validate_email
 from fastapi import Depends
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import HTTPConnection
@@ -84,6 +84,8 @@ class AccountsService:
             expires_at=now + self.session_lifetime,
         )
         async with self.db.unit_of_work() as uow:
+            forgotten = delete(Session).where(Session.user_id == user.id, Session.expires_at <= now)
+            await uow.execute(forgotten)
             uow.add(begun)
             await uow.flush()
             if renewed:
