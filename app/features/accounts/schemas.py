@@ -9,7 +9,13 @@ from app.core.schemas import Email, Schema
 
 PASSWORD_MIN, PASSWORD_MAX = 10, 200
 
-Name = Annotated[str, StringConstraints(min_length=1, max_length=80, strip_whitespace=True)]
+# No control characters: the name is a claim of access tokens, which take none.
+Name = Annotated[
+    str,
+    StringConstraints(
+        min_length=1, max_length=80, strip_whitespace=True, pattern=r"^[^\x00-\x1f\x7f]+$"
+    ),
+]
 Password = Annotated[SecretStr, Field(min_length=PASSWORD_MIN, max_length=PASSWORD_MAX)]
 
 
