@@ -10,7 +10,6 @@ from fastapi.exceptions import RequestValidationError, WebSocketRequestValidatio
 from starlette.exceptions import HTTPException, WebSocketException
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -20,7 +19,7 @@ from app.core.boundary import ErrorBoundary, answer
 from app.core.db import SqlDatabase
 from app.core.documents import declared_errors, document_errors, methods_at
 from app.core.errors import AppError, MethodNotAllowed, NotFound
-from app.core.http import PlainTextErrors, SecurityHeaders, WebSocketGate
+from app.core.http import KnownHosts, PlainTextErrors, SecurityHeaders, WebSocketGate
 from app.core.observability import RequestContext
 from app.core.settings import Settings
 from app.core.tokens import Tokens
@@ -45,7 +44,6 @@ def create_app(settings: Settings) -> FastAPI:
         description="REST and WebSockets as equals. Every error is listed at [/errors](/errors).",
         version="0.1.0",
         lifespan=_lifespan,
-        root_path=settings.root_path,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -88,7 +86,7 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
     app.add_middleware(
         WebSocketGate, origins=settings.allowed_origins, limit=settings.ws_max_connections
     )
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=settings.allowed_hosts)
+    app.add_middleware(KnownHosts, allowed_hosts=settings.allowed_hosts)
     app.add_middleware(ErrorBoundary)
     app.add_middleware(
         CORSMiddleware,
@@ -108,7 +106,8 @@ async def _nothing_here(scope: Scope, receive: Receive, send: Send) -> None:
 
 async def _wrong_method(request: Request, exc: Exception) -> Response | None:
     # The framework names the methods of the first route of this path only (RFC 9110, 15.5.6).
-    allowed = methods_at(request.app, request.scope["path"])
+    path = request.scope["path"].removeprefix(request.scope["root_path"])
+    allowed = methods_at(request.app, path)
     return await answer(request, MethodNotAllowed(headers={"Allow": ", ".join(sorted(allowed))}))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Response
 
 from app.core.errors import NotFound, registry
 
@@ -42,7 +42,7 @@ async def error(code: str, accept: Annotated[str, Header()] = "") -> Response:
     if code not in registry:
         raise NotFound("No error has this code.")
     if "text/html" in accept:
-        return FileResponse(WEB / "errors.html", headers={"Vary": "Accept"})
+        return RedirectResponse(f"../errors#{code}", headers={"Vary": "Accept"})
     return JSONResponse(registry[code].describe(), headers={"Vary": "Accept"})
 
 

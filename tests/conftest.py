@@ -14,6 +14,7 @@ import pytest
 from fastapi import APIRouter
 
 from app import migrations
+from app.core.observability import configure_logging
 from app.core.settings import Settings
 from tests.server import RunningServer
 
@@ -26,10 +27,12 @@ ACCEPTED_SKIPS: frozenset[str] = frozenset()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep the developer's own settings out of the tests."""
+    """Keep the developer's own settings out of the tests, and the log as in production."""
     for name in Settings.model_fields:
         os.environ.pop(name.upper(), None)
     Settings.model_config["env_file"] = None
+    # Unconfigured, structlog draws each traceback for seconds, and the servers wait for it.
+    configure_logging(level="warning", json=True)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -10,16 +10,30 @@ import traceback
 from contextlib import suppress
 from typing import Any
 
+from fastapi.exception_handlers import http_exception_handler
+from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from app.core.auth import SUBPROTOCOL
-from app.core.errors import AppError, InternalError, to_app_error
+from app.core.errors import (
+    AppError,
+    InternalError,
+    MalformedBody,
+    UnsupportedMediaType,
+    to_app_error,
+)
 from app.core.observability import report
 
 PROBLEM_JSON = "application/problem+json"
+
+# What these cannot read in a bare WebSocket function is the client's doing.
+READERS = {
+    method.__code__
+    for method in (WebSocket.receive_json, WebSocket.receive_text, WebSocket.receive_bytes)
+}
 
 
 class ProblemResponse(Response):
@@ -54,6 +68,7 @@ def error_of(connection: HTTPConnection, exc: Exception) -> tuple[AppError, dict
         instance=connection.scope["path"],
         request_id=getattr(connection.state, "request_id", None),
     )
+    problem["type"] = settings.root_path + problem["type"]  # it has to resolve behind a proxy
     if settings.environment == "development" and isinstance(error, InternalError):
         problem["traceback"] = traceback.format_exception(exc)
     return error, problem
@@ -63,6 +78,8 @@ async def answer(connection: HTTPConnection, exc: Exception) -> Response | None:
     """The exception handler of both doors: returns the HTTP response, or ends the WebSocket."""
     if isinstance(exc, WebSocketDisconnect):
         return None
+    if isinstance(exc, HTTPException) and exc.status_code < 400 and isinstance(connection, Request):
+        return await http_exception_handler(connection, exc)  # a redirect is no error
     error, problem = error_of(connection, exc)
     connection.state.error = error.code
     if isinstance(connection, WebSocket):
@@ -128,7 +145,7 @@ class ErrorBoundary:
         except WebSocketDisconnect:
             pass
         except Exception as error:
-            exc = error
+            exc = _blame(error)
         if exc is None and shadow.application_state == WebSocketState.CONNECTING:
             exc = RuntimeError("The endpoint returned and accepted nothing.")
         if shadow.client_state == WebSocketState.DISCONNECTED:
@@ -139,6 +156,16 @@ class ErrorBoundary:
         elif shadow.application_state == WebSocketState.CONNECTED:
             with suppress(WebSocketDisconnect, OSError):
                 await shadow.close()
+
+
+def _blame(exc: Exception) -> Exception:
+    """What a frame is that `receive_json()` and its like cannot read: the client's error."""
+    if any(frame.f_code in READERS for frame, _ in traceback.walk_tb(exc.__traceback__)):
+        if isinstance(exc, KeyError):
+            return UnsupportedMediaType("This kind of frame is not taken here.")
+        if isinstance(exc, (ValueError, RecursionError)):
+            return MalformedBody()
+    return exc
 
 
 def _is_disconnect(exc: Exception) -> bool:

@@ -88,7 +88,12 @@ class UnitOfWork(AsyncSession):
 
     async def finish(self) -> None:
         """Commit, then run what was left for after the commit."""
-        await self.commit()
+        try:
+            await self.commit()
+        except Exception:
+            # The driver may leave its transaction open, locks and all, and the pool hand that on.
+            await self.invalidate()
+            raise
         for action in self._after_commit:
             action()
 

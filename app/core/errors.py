@@ -329,13 +329,17 @@ class Unavailable(AppError):
     retryable = True
     everywhere = True
 
-    def __init__(self, detail: str | None = None, *, retry_after: float = 1, **kwargs: Any) -> None:
-        super().__init__(
-            detail,
-            retry_after=retry_after,
-            headers={"Retry-After": str(max(1, round(retry_after)))},
-            **kwargs,
-        )
+    def __init__(
+        self,
+        detail: str | None = None,
+        *,
+        retry_after: float = 1,
+        headers: Mapping[str, str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        seconds = str(max(1, round(retry_after)))
+        headers = {"Retry-After": seconds, **(headers or {})}
+        super().__init__(detail, retry_after=retry_after, headers=headers, **kwargs)
 
 
 class Overloaded(Unavailable):
@@ -373,6 +377,8 @@ def _(exc: AppError) -> AppError:
 
 @to_app_error.register
 def _(exc: HTTPException) -> AppError:
+    if not 400 <= exc.status_code <= 599:
+        return InternalError()
     phrase = HTTPStatus(exc.status_code).phrase if exc.status_code in set(HTTPStatus) else None
     given = cast(object, exc.detail)  # FastAPI lets it be anything
     detail = given if isinstance(given, str) and given != phrase else None

@@ -24,7 +24,7 @@ def configure_logging(*, level: str, json: bool) -> None:
 
     Args:
         level: the least important level that is written.
-        json: a JSON object a line, for machines; otherwise coloured text, for a person.
+        json: a JSON object a line, for machines; otherwise text for a person, in colour on a terminal.
     """
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
@@ -38,7 +38,11 @@ def configure_logging(*, level: str, json: bool) -> None:
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
         if json
         # Plain tracebacks: the pretty ones print local variables, and those may be secrets.
-        else [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+        else [
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stdout.isatty(), exception_formatter=structlog.dev.plain_traceback
+            )
+        ]
     )
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

@@ -141,6 +141,8 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _consistent(self) -> "Settings":
         self.database  # noqa: B018 - parsed here so that a wrong one is said at start
+        if any("*" in host.removeprefix("*.") for host in self.allowed_hosts if host != "*"):
+            raise ValueError("ALLOWED_HOSTS: a * stands alone, or first as in *.example.com")
         if self.environment is Environment.PRODUCTION:
             if self.secret_key.get_secret_value() == DEVELOPMENT_SECRET:
                 raise ValueError("SECRET_KEY must be set in production: openssl rand -hex 32")
@@ -153,7 +155,7 @@ class Settings(BaseSettings):
         """DATABASE_URL with its async driver, and DATABASE_PASSWORD filled in."""
         try:
             url = make_url(self.database_url.get_secret_value())
-        except ArgumentError:
+        except (ArgumentError, ValueError):
             raise ValueError("DATABASE_URL is not a database address") from None
         drivers = {
             "sqlite": "sqlite+aiosqlite",
@@ -163,6 +165,8 @@ class Settings(BaseSettings):
         url = url.set(drivername=drivers.get(url.drivername, url.drivername))
         if url.drivername not in drivers.values():
             raise ValueError("DATABASE_URL must begin with sqlite:/// or postgresql://")
+        if url.drivername.startswith("sqlite") and url.database in (None, "", ":memory:"):
+            raise ValueError("DATABASE_URL must name a file, as sqlite:///var/duplex.db")
         if self.database_password:
             url = url.set(password=self.database_password.get_secret_value())
         return url
@@ -194,7 +198,5 @@ def explain(error: ValidationError) -> list[str]:
 
 
 def sqlite_file(url: URL) -> Path | None:
-    """The file of an SQLite address; None for another database or one in memory."""
-    if not url.drivername.startswith("sqlite") or url.database in (None, "", ":memory:"):
-        return None
-    return Path(str(url.database))
+    """The file of an SQLite address; None for another database."""
+    return Path(str(url.database)) if url.drivername.startswith("sqlite") else None

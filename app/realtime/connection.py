@@ -251,6 +251,8 @@ class Connection:
             self.end(exc)
         while True:
             frame = await self._inbox.get()
+            if self._farewell is not None:
+                return  # who is being closed has nothing more done for them
             if isinstance(frame.payload, bytes):
                 await self._handle(None, frame.payload)
                 continue
@@ -272,6 +274,7 @@ class Connection:
             if error.status >= 500 and not error.retryable:
                 self.end(exc, ref)
             else:
+                self._strikes = 0  # the frame was valid, and only refused
                 self._answer_error(exc, ref)
         else:
             self._strikes = 0
@@ -304,8 +307,8 @@ class Connection:
         self._watch_expiry()
         try:
             await self.channel.authorise()
-        except AppError as error:
-            self.end(error, envelope.ref)
+        except Exception as exc:
+            self.end(exc, envelope.ref)
         return encode("auth.refreshed", {"expires_at": principal.expires_at}, ref=envelope.ref)
 
     def _answer_error(self, exc: Exception, ref: Any) -> None:

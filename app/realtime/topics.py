@@ -32,7 +32,10 @@ class Topic(Generic[E]):
         self.pattern = pattern
         self.placeholders = tuple(PLACEHOLDER.findall(pattern))
         literal = PLACEHOLDER.sub("", pattern)
-        if not pattern or "{" in literal or "}" in literal or "/" in literal:
+        # One to a part: of `{a}{b}` or `{a}-{b}` two fillings could give one name.
+        crowded = any(len(PLACEHOLDER.findall(part)) > 1 for part in pattern.split(":"))
+        repeated = len(set(self.placeholders)) < len(self.placeholders)
+        if not pattern or crowded or repeated or any(mark in literal for mark in "{}/"):
             raise ValueError(f"{pattern!r} is not a topic such as 'rooms:{{room_id}}'")
         named = (re.escape(part) for part in PLACEHOLDER.split(pattern)[::2])
         self._regex = re.compile(f"({VALUE.pattern})".join(named))
@@ -42,13 +45,14 @@ class Topic(Generic[E]):
 
         Raises NotFound where a value cannot stand in a name: so `a:b` never means two things.
         """
-        name = self.pattern
-        for key in self.placeholders:
-            value = str(values[key])
+
+        def value_of(placeholder: re.Match[str]) -> str:
+            value = str(values[placeholder[1]])
             if not VALUE.fullmatch(value):
                 raise NotFound
-            name = name.replace(f"{{{key}}}", value)
-        return Address(self, name)
+            return value
+
+        return Address(self, PLACEHOLDER.sub(value_of, self.pattern))
 
     def parse(self, name: str) -> dict[str, str] | None:
         """The values, as text, that render to `name`; None where it is no name of this topic."""

@@ -1,5 +1,8 @@
 """Passwords: argon2id off the event loop, so many at once and no more."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import anyio.to_thread
 from anyio import CapacityLimiter
 from pwdlib import PasswordHash
@@ -8,6 +11,8 @@ from pwdlib.hashers.argon2 import Argon2Hasher
 from app.core.errors import Overloaded
 
 WAITING_PER_WORKER = 32
+
+T = TypeVar("T")
 
 
 class Passwords:
@@ -20,14 +25,13 @@ class Passwords:
     def __init__(self, workers: int) -> None:
         self._hash = PasswordHash([Argon2Hasher(memory_cost=19_456, time_cost=2, parallelism=1)])
         self._limiter = CapacityLimiter(workers)
-        self._most_waiting = workers * WAITING_PER_WORKER
+        self._places = workers + workers * WAITING_PER_WORKER
         # Verified against where there is no account, so that this takes as long as if there were.
         self._nobody = self._hash.hash("nobody has this password")
 
     async def hash(self, password: str) -> str:
         """The hash to store. Raises Overloaded."""
-        self._check_queue()
-        return await anyio.to_thread.run_sync(self._hash.hash, password, limiter=self._limiter)
+        return await self._in_turn(self._hash.hash, password)
 
     async def verify(self, password: str, stored: str | None) -> tuple[bool, str | None]:
         """Whether the password is right, and a new hash where the stored one is out of date.
@@ -35,12 +39,17 @@ class Passwords:
         `stored` is None where there is no account: the answer is no, after the same work.
         Raises Overloaded.
         """
-        self._check_queue()
-        right, renewed = await anyio.to_thread.run_sync(
-            self._hash.verify_and_update, password, stored or self._nobody, limiter=self._limiter
+        right, renewed = await self._in_turn(
+            self._hash.verify_and_update, password, stored or self._nobody
         )
         return right and stored is not None, renewed if stored else None
 
-    def _check_queue(self) -> None:
-        if self._limiter.statistics().tasks_waiting >= self._most_waiting:
+    async def _in_turn(self, work: Callable[..., T], *args: str) -> T:
+        # Counted here: the limiter counts whoever waits only some steps of the loop later.
+        if not self._places:
             raise Overloaded("Too many people are signing in at once.", retry_after=5)
+        self._places -= 1
+        try:
+            return await anyio.to_thread.run_sync(work, *args, limiter=self._limiter)
+        finally:
+            self._places += 1

@@ -21,6 +21,8 @@ from app.features.rooms.service import Rooms
 
 router = APIRouter(prefix="/rooms", tags=["rooms"])
 
+Subject = Annotated[str, Path(max_length=255, pattern=r"^[^\x00]+$")]
+
 
 @router.post("", status_code=201)
 async def create(rooms: Rooms, user: CurrentUser, draft: RoomDraft) -> Room:
@@ -67,7 +69,7 @@ async def list_members(
 
 @router.delete("/{room_id}/members/{subject}", status_code=204)
 @raises(NotTheOwner, OwnerStays, MemberNotFound)
-async def remove(rooms: Rooms, room: Member, subject: Annotated[str, Path(max_length=255)]) -> None:
+async def remove(rooms: Rooms, room: Member, subject: Subject) -> None:
     """Remove somebody; their open sockets to the room are closed."""
     await rooms.remove(room, subject)
 
