@@ -24,7 +24,7 @@ def configure_logging(*, level: str, json: bool) -> None:
 
     Args:
         level: the least important level that is written.
-        json: a JSON object a line, for machines; otherwise text for a person, in colour on a terminal.
+        json: a JSON object a line, for machines; otherwise text for a person.
     """
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
