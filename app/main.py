@@ -41,7 +41,7 @@ def create_app(settings: Settings) -> FastAPI:
     """The whole service as an ASGI application; nothing is read but `settings`."""
     app = FastAPI(
         title="Duplex",
-        description="REST and WebSockets as equals. Every error is listed at [/errors](/errors).",
+        description="REST and WebSockets as equals. Every error is listed at [errors](errors).",
         version="0.1.0",
         lifespan=_lifespan,
         docs_url=None,

@@ -111,9 +111,9 @@ class SecurityHeaders:
                 headers.setdefault("x-content-type-options", "nosniff")
                 headers.setdefault("referrer-policy", "no-referrer")
                 headers.setdefault("cross-origin-opener-policy", "same-origin")
-                # The API's answers are a person's; a static file says itself how long it keeps.
-                if "etag" not in headers:
-                    headers.setdefault("cache-control", "no-store")
+                # An answer of the API is one person's; a file may be kept and is asked for again.
+                kept = "no-cache" if "etag" in headers else "no-store"
+                headers.setdefault("cache-control", kept)
             await send(message)
 
         await self.app(scope, receive, adding_send)

@@ -3,7 +3,8 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, StringConstraints
+from pydantic import AfterValidator, Field, SecretStr, StringConstraints
+from pydantic_core import PydanticCustomError
 
 from app.core.schemas import Email, Schema
 
@@ -16,7 +17,22 @@ Name = Annotated[
         min_length=1, max_length=80, strip_whitespace=True, pattern=r"^[^\x00-\x1f\x7f]+$"
     ),
 ]
-Password = Annotated[SecretStr, Field(min_length=PASSWORD_MIN, max_length=PASSWORD_MAX)]
+
+
+def _fits(password: SecretStr) -> SecretStr:
+    if not PASSWORD_MIN <= len(password) <= PASSWORD_MAX:
+        # pydantic's own message would speak of items.
+        message = "A password has {least} to {most} characters"
+        limits = {"least": PASSWORD_MIN, "most": PASSWORD_MAX}
+        raise PydanticCustomError("password_length", message, limits)
+    return password
+
+
+Password = Annotated[
+    SecretStr,
+    AfterValidator(_fits),
+    Field(json_schema_extra={"minLength": PASSWORD_MIN, "maxLength": PASSWORD_MAX}),
+]
 
 
 class SignUp(Schema):
