@@ -26,8 +26,6 @@ cli = typer.Typer(
 )
 db = typer.Typer(no_args_is_help=True, help="The database and its migrations.")
 cli.add_typer(db, name="db")
-for name, commands in features.commands.items():
-    cli.add_typer(commands, name=name)
 
 
 def main() -> None:
@@ -61,12 +59,23 @@ def run(work: Coroutine[Any, Any, T], settings: Settings) -> T:
         stop(unreachable(settings, error))
 
 
+def needs_database() -> None:
+    """End with a sentence unless there is a database to work on, and it is up to date."""
+    settings = load_settings()
+    if run(migrations.pending(settings), settings):
+        stop("The database is not up to date: run `python -m app db upgrade`, or serve --migrate.")
+
+
+for name, commands in features.commands.items():
+    cli.add_typer(commands, name=name, callback=needs_database, help=commands.info.help)
+
+
 def unreachable(settings: Settings, error: Exception) -> str:
     """What to do about a database that cannot be used; names no password."""
     if file := sqlite_file(settings.database):
         return (
-            f"The database file {file} cannot be written ({_first_line(error)}): make its "
-            "directory writable, or set DATABASE_URL to a place that is."
+            f"The database file {file} cannot be used ({_first_line(error)}): make its directory "
+            "writable, or set DATABASE_URL to another place."
         )
     url = settings.database.render_as_string(hide_password=True)
     return (
@@ -77,7 +86,8 @@ def unreachable(settings: Settings, error: Exception) -> str:
 
 def _first_line(error: Exception) -> str:
     cause = getattr(error, "orig", None) or error
-    return next(iter(str(cause).strip().splitlines()), type(cause).__name__)
+    text = getattr(cause, "strerror", None) or str(cause)
+    return next(iter(text.strip().splitlines()), type(cause).__name__)
 
 
 @cli.command()
@@ -97,8 +107,8 @@ def serve(
         stop(_cannot_listen(settings, error))
     if migrate:
         _upgrade(settings)
-    elif run(migrations.pending(settings), settings):
-        stop("The database is not up to date: run `python -m app db upgrade`, or serve --migrate.")
+    else:
+        needs_database()
     server = DuplexServer(create_app(settings), settings)
     with contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[sock])
@@ -127,6 +137,7 @@ def upgrade() -> None:
 @db.command()
 def check() -> None:
     """Say whether the models and the migrated database agree."""
+    needs_database()
     settings = load_settings()
     if difference := run(migrations.differences(settings), settings):
         stop(f"{difference} Run `python -m app db revision FEATURE MESSAGE`.")
@@ -136,5 +147,6 @@ def check() -> None:
 @db.command()
 def revision(feature: str, message: str) -> None:
     """Write the migration that the models of FEATURE need."""
+    needs_database()
     settings = load_settings()
     typer.echo(run(migrations.revise(settings, feature, message), settings))

@@ -19,7 +19,7 @@ from app.core.boundary import ErrorBoundary, answer
 from app.core.db import SqlDatabase
 from app.core.documents import declared_errors, document_errors, methods_at
 from app.core.errors import AppError, MethodNotAllowed, NotFound
-from app.core.http import KnownHosts, PlainTextErrors, SecurityHeaders, WebSocketGate
+from app.core.http import HeaderLimit, KnownHosts, PlainTextErrors, SecurityHeaders, WebSocketGate
 from app.core.observability import RequestContext
 from app.core.settings import Settings
 from app.core.tokens import Tokens
@@ -87,6 +87,7 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
         WebSocketGate, origins=settings.allowed_origins, limit=settings.ws_max_connections
     )
     app.add_middleware(KnownHosts, allowed_hosts=settings.allowed_hosts)
+    app.add_middleware(HeaderLimit)
     app.add_middleware(ErrorBoundary)
     app.add_middleware(
         CORSMiddleware,

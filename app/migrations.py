@@ -8,13 +8,15 @@ from alembic.migration import MigrationContext
 from alembic.script import Script, ScriptDirectory
 from alembic.util.exc import CommandError
 from sqlalchemy import Connection, delete
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from app.core.db import begin_explicitly
 from app.core.settings import Settings, sqlite_file
 
 ROOT = Path(__file__).parent.parent
 VERSIONS = ROOT / "alembic" / "versions"
+FEATURES = ROOT / "app" / "features"
 
 
 class SchemaError(Exception):
@@ -27,6 +29,12 @@ def _config(connection: Connection | None = None) -> Config:
     return config
 
 
+def _engine(settings: Settings) -> AsyncEngine:
+    engine = create_async_engine(settings.database, poolclass=NullPool)
+    begin_explicitly(engine)  # so that a migration is done as a whole or not at all
+    return engine
+
+
 async def upgrade(settings: Settings) -> list[str]:
     """Run the migrations that are missing. Returns the features it found removed.
 
@@ -35,9 +43,9 @@ async def upgrade(settings: Settings) -> list[str]:
     """
     if file := sqlite_file(settings.database):
         file.parent.mkdir(parents=True, exist_ok=True)
-    engine = create_async_engine(settings.database, poolclass=NullPool)
+    engine = _engine(settings)
     try:
-        async with engine.begin() as connection:
+        async with engine.execution_options(immediate=True).begin() as connection:
             removed = await connection.run_sync(_forget_removed)
             await connection.run_sync(lambda sync: command.upgrade(_config(sync), "heads"))
     finally:
@@ -47,7 +55,7 @@ async def upgrade(settings: Settings) -> list[str]:
 
 async def pending(settings: Settings) -> bool:
     """Whether migrations are missing in the database."""
-    engine = create_async_engine(settings.database, poolclass=NullPool)
+    engine = _engine(settings)
     try:
         async with engine.connect() as connection:
             applied = await connection.run_sync(
@@ -60,7 +68,7 @@ async def pending(settings: Settings) -> bool:
 
 async def differences(settings: Settings) -> str | None:
     """How models and migrations differ on a migrated database; None where they agree."""
-    engine = create_async_engine(settings.database, poolclass=NullPool)
+    engine = _engine(settings)
     try:
         async with engine.connect() as connection:
             await connection.run_sync(lambda sync: command.check(_config(sync)))
@@ -72,7 +80,13 @@ async def differences(settings: Settings) -> str | None:
 
 
 async def revise(settings: Settings, feature: str, message: str) -> Path:
-    """Write the migration that the models of `feature` need now. Returns its file."""
+    """Write the migration that the models of `feature` need now. Returns its file.
+
+    Raises:
+        SchemaError: there is no such feature.
+    """
+    if not (FEATURES / feature / "models.py").is_file():
+        raise SchemaError(f"There is no app/features/{feature}/models.py: write the models first.")
     script = ScriptDirectory.from_config(_config())
     mine = [r.revision for r in script.walk_revisions() if r.revision.startswith(f"{feature}_")]
     place = VERSIONS / feature
@@ -94,7 +108,7 @@ async def revise(settings: Settings, feature: str, message: str) -> Path:
             version_path=str(place),
         )
 
-    engine = create_async_engine(settings.database, poolclass=NullPool)
+    engine = _engine(settings)
     try:
         async with engine.connect() as connection:
             made = await connection.run_sync(write)
@@ -111,7 +125,7 @@ def _forget_removed(connection: Connection) -> list[str]:
     removed = []
     for revision in set(context.get_current_heads()) - known:
         feature = revision.rsplit("_", 1)[0]
-        if (ROOT / "app" / "features" / feature).is_dir():
+        if (FEATURES / feature).is_dir():
             raise SchemaError(
                 f"The database has the migration {revision}, which this code does not know: it is "
                 "newer than the code. Deploy the newer code, or restore a backup."

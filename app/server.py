@@ -15,12 +15,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from app.core.boundary import PROBLEM_JSON, to_json
 from app.core.errors import AppError, HeadersTooLarge, MalformedRequest, RequestTimeout
+from app.core.http import MAX_HEADER_BYTES, MAX_HEADERS
 from app.core.settings import Settings
 
 UNREAD_MILLISECONDS = 10_000
 HEADER_SECONDS = 10
-MAX_HEADER_BYTES = 16_384
-MAX_HEADERS = 100
 MAX_HEADER_LINE = 8_000
 
 

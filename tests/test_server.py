@@ -126,3 +126,18 @@ async def test_a_handshake_of_another_version_is_told_the_version(server: Runnin
     """RFC 6455 section 4.4: the answer names the versions that are spoken."""
     head, _ = await say(server, UPGRADE.replace(b": 13", b": 8") + b"\r\n")
     assert "sec-websocket-version: 13" in head.lower()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [b"X: " + b"a" * 20_000 + b"\r\n", b"X: y\r\n" * 120],
+    ids=["long", "many"],
+)
+async def test_headers_that_come_at_once_are_limited_too(
+    server: RunningServer, headers: bytes
+) -> None:
+    """More than 16 KiB or 100 lines are refused, however they arrive."""
+    request = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    head, body = await say(server, request + headers + b"\r\n")
+    assert head.startswith("HTTP/1.1 431 ")
+    assert problem(body)["code"] == "headers_too_large"

@@ -15,8 +15,13 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends
 from sqlalchemy import BigInteger, DateTime, Integer, MetaData, event, text
 from sqlalchemy import exc as sa_exc
-from sqlalchemy.engine import URL, Connection, Dialect
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.engine import URL, Connection, Dialect, ExceptionContext
+from sqlalchemy.ext.asyncio import (
+    AsyncEngine,
+    AsyncSession,
+    async_sessionmaker,
+    create_async_engine,
+)
 from sqlalchemy.orm import DeclarativeBase, Session, mapped_column
 from sqlalchemy.types import TypeDecorator
 from starlette.requests import HTTPConnection
@@ -121,9 +126,10 @@ class SqlDatabase:
             hide_parameters=True,  # an error's text carries no value into the log
             connect_args=arguments,
         )
+        event.listen(self.engine.sync_engine, "handle_error", _leave_out_detail)
+        begin_explicitly(self.engine)
         if sqlite:
             event.listen(self.engine.sync_engine, "connect", _set_up_sqlite)
-            event.listen(self.engine.sync_engine, "begin", _begin_sqlite)
         reader = self.engine.execution_options(postgresql_readonly=True)
         writer = self.engine.execution_options(immediate=True)
         self._reading = async_sessionmaker(
@@ -177,13 +183,32 @@ async def _uncancelled(work: Coroutine[Any, Any, T]) -> T:
     return result
 
 
-def _set_up_sqlite(connection: Any, _: Any) -> None:
-    # The driver would begin on its own, and never IMMEDIATE: `_begin_sqlite` does it instead.
+def begin_explicitly(engine: AsyncEngine) -> None:
+    """Begin SQLite's transactions where SQLAlchemy's begin.
+
+    The driver would begin on its own: never IMMEDIATE, and not before a CREATE TABLE.
+    """
+    if engine.dialect.name == "sqlite":
+        event.listen(engine.sync_engine, "connect", _leave_begin_to_us)
+        event.listen(engine.sync_engine, "begin", _begin_sqlite)
+
+
+def _leave_begin_to_us(connection: Any, _: Any) -> None:
     connection.isolation_level = None
+
+
+def _set_up_sqlite(connection: Any, _: Any) -> None:
     cursor = connection.cursor()
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _leave_out_detail(context: ExceptionContext) -> None:
+    # PostgreSQL's DETAIL quotes the row, which `hide_parameters` does not know of.
+    for error in (context.original_exception, context.sqlalchemy_exception):
+        if error is not None and error.args:
+            error.args = (str(error.args[0]).partition("\nDETAIL:")[0], *error.args[1:])
 
 
 def _begin_sqlite(connection: Connection) -> None:

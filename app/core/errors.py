@@ -282,7 +282,7 @@ class MalformedRequest(AppError):
 
 
 class HeadersTooLarge(AppError):
-    """The handshake has too many header lines, or one that is too long."""
+    """The request has too many header lines, or they are too long."""
 
     status = 431
     code = "headers_too_large"
@@ -337,8 +337,9 @@ class Unavailable(AppError):
         headers: Mapping[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
-        seconds = str(max(1, round(retry_after)))
-        headers = {"Retry-After": seconds, **(headers or {})}
+        given = (headers or {}).get("Retry-After", "")
+        retry_after = int(given) if given.isdecimal() else retry_after
+        headers = {"Retry-After": str(max(1, round(retry_after))), **(headers or {})}
         super().__init__(detail, retry_after=retry_after, headers=headers, **kwargs)
 
 

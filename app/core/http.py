@@ -10,11 +10,15 @@ from app.core.boundary import ProblemResponse, error_of
 from app.core.errors import (
     AppError,
     BodyTooLarge,
+    HeadersTooLarge,
     HostNotAllowed,
     OriginNotAllowed,
     Overloaded,
     to_app_error,
 )
+
+MAX_HEADERS = 100
+MAX_HEADER_BYTES = 16_384
 
 CONTENT_SECURITY_POLICY = "; ".join(
     (
@@ -87,10 +91,26 @@ class KnownHosts(TrustedHostMiddleware):
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith("/health/"):
+        path = scope.get("path", "").removeprefix(scope.get("root_path", ""))
+        if scope["type"] == "http" and path.startswith("/health/"):
             await self.app(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
+
+
+class HeaderLimit:
+    """Refuses more headers than a client needs; h11 limits only those that come in parts."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket"):
+            headers = scope["headers"]
+            size = sum(len(name) + len(value) for name, value in headers)
+            if len(headers) > MAX_HEADERS or size > MAX_HEADER_BYTES:
+                raise HeadersTooLarge
+        await self.app(scope, receive, send)
 
 
 class SecurityHeaders:

@@ -15,6 +15,8 @@ from app.core.errors import to_app_error
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 SECRET_KEYS = re.compile(r"authorization|cookie|password|secret|token|body|query", re.IGNORECASE)
+# uvicorn writes an ERROR for each, the second with a traceback, though nothing of ours is wrong.
+FAULTS_OF_CLIENTS = ("without completing handshake", "Invalid UTF-8 sequence received")
 
 log = structlog.stdlib.get_logger("duplex")
 
@@ -59,7 +61,7 @@ def configure_logging(*, level: str, json: bool) -> None:
     )
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     # Below WARNING uvicorn prints WebSocket addresses with their query, and the headers of
-    # handshakes; and for each refused handshake it prints one ERROR, though nothing is wrong.
+    # handshakes.
     uvicorn = logging.getLogger("uvicorn.error")
     uvicorn.setLevel(logging.WARNING)
     uvicorn.addFilter(_is_worth_a_line)
@@ -68,7 +70,8 @@ def configure_logging(*, level: str, json: bool) -> None:
 
 
 def _is_worth_a_line(record: logging.LogRecord) -> bool:
-    return "without completing handshake" not in record.getMessage()
+    message = record.getMessage()
+    return not any(part in message for part in FAULTS_OF_CLIENTS)
 
 
 def _redact(_: Any, __: str, line: dict[str, Any]) -> dict[str, Any]:

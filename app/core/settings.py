@@ -112,7 +112,6 @@ class Settings(BaseSettings):
     # Tokens and passwords
     secret_key: SecretStr = Field(
         SecretStr(DEVELOPMENT_SECRET),
-        min_length=32,
         description="Signs access tokens; 32 characters or more, from a random source.",
     )
     token_issuer: str = Field("duplex", min_length=1, description="`iss` of our tokens.")
@@ -143,6 +142,8 @@ class Settings(BaseSettings):
         self.database  # noqa: B018 - parsed here so that a wrong one is said at start
         if any("*" in host.removeprefix("*.") for host in self.allowed_hosts if host != "*"):
             raise ValueError("ALLOWED_HOSTS: a * stands alone, or first as in *.example.com")
+        if len(self.secret_key.get_secret_value().encode()) < 32:
+            raise ValueError("SECRET_KEY has fewer than 32 bytes: openssl rand -hex 32 makes one")
         if self.environment is Environment.PRODUCTION:
             if self.secret_key.get_secret_value() == DEVELOPMENT_SECRET:
                 raise ValueError("SECRET_KEY must be set in production: openssl rand -hex 32")

@@ -11,7 +11,7 @@ class RoomChannel(Channel):
 
 import inspect
 from collections.abc import Awaitable, Callable, Generator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import (
     Annotated,
     Any,
@@ -28,7 +28,7 @@ from fastapi.exceptions import WebSocketRequestValidationError
 from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket
 
-from app.core.errors import NotFound
+from app.core.errors import NotFound, declared, raises
 from app.realtime.connection import Connection
 from app.realtime.messages import Message
 from app.realtime.topics import Address, Topic
@@ -81,6 +81,7 @@ class Channel:
         cls.__doc__ = documentation  # dataclass writes one, which would reach the documents
         cls.__handlers__ = _handlers(cls)
         cls.__signature__ = _signature(cls)  # type: ignore[attr-defined]
+        raises(*declared(cls.address), *declared(cls.authorise), *declared(cls.opened))(cls)
 
     def address(self) -> Address[Any] | None:
         """The topic of this connection, or None. Override it to fill it from something else."""
@@ -130,12 +131,13 @@ def _handlers(cls: type[Channel]) -> dict[str, Handler]:
         model = get_type_hints(function).get(parameters[1])
         if model is bytes:
             model, key = None, BINARY
-        elif isinstance(model, type) and issubclass(model, Message):
+        elif isinstance(model, type) and issubclass(model, Message) and model is not Message:
             key = model.type
         else:
             raise TypeError(f"{where}: annotate {parameters[1]!r} with a Message, or bytes")
         if key in found:
-            raise TypeError(f"{where}: {found[key].function.__name__!r} takes {key!r} already")
+            taken = repr(key) if model else "binary frames"
+            raise TypeError(f"{where}: {found[key].function.__name__!r} takes {taken} already")
         found[key] = Handler(function, model)
     return found
 
@@ -143,6 +145,7 @@ def _handlers(cls: type[Channel]) -> dict[str, Handler]:
 def _signature(cls: type[Channel]) -> inspect.Signature:
     hints = get_type_hints(cls, include_extras=True)
     parameters = {"websocket": hints["websocket"]}
+    defaults = {}
     for each in fields(cls):
         if each.name in ("websocket", "path_values") or not each.init:
             continue
@@ -152,17 +155,20 @@ def _signature(cls: type[Channel]) -> inspect.Signature:
                 "it the channel's own with field(init=False); otherwise any client could set it"
             )
         parameters[each.name] = hints[each.name]
+        if each.default is not MISSING:
+            defaults[each.name] = each.default
     if cls.topic is not None and cls.address is Channel.address:
         values = _path_values(cls, cls.topic, parameters)
         parameters["path_values"] = Annotated[Mapping[str, Any], Depends(values)]
-    return _keywords(parameters)
+    return _keywords(parameters, defaults)
 
 
-def _keywords(annotations: Mapping[str, Any]) -> inspect.Signature:
+def _keywords(annotations: Mapping[str, Any], defaults: Mapping[str, Any]) -> inspect.Signature:
+    kind, required = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty
     return inspect.Signature(
         [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
-            for name, annotation in annotations.items()
+            inspect.Parameter(name, kind, default=defaults.get(name, required), annotation=each)
+            for name, each in annotations.items()
         ]
     )
 
@@ -194,7 +200,7 @@ def _path_values(
         return validated
 
     values.__signature__ = _keywords(  # type: ignore[attr-defined]
-        {"connection": HTTPConnection, **annotations}
+        {"connection": HTTPConnection, **annotations}, {}
     )
     return values
 

@@ -12,11 +12,6 @@ from app.features.accounts.service import by_email
 commands = typer.Typer(no_args_is_help=True, help="Accounts.")
 
 
-@commands.callback()
-def _group() -> None:
-    """Accounts."""
-
-
 @commands.command()
 def promote(email: Annotated[str, typer.Argument(help="Whose account.")]) -> None:
     """Make somebody an administrator, from their next access token on."""

@@ -1,0 +1,311 @@
+"""What provokes the errors of app/core, on a route and a channel of the test's own."""
+
+import asyncio
+import json
+import time
+from datetime import timedelta
+from unittest.mock import patch
+
+import pytest
+from fastapi import APIRouter, HTTPException
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+
+from app import server as server_module
+from app.core import errors
+from app.core.auth import Admin, CurrentUser
+from app.core.db import Database
+from app.core.tokens import Tokens
+from app.realtime import Channel, Message, on
+from tests.provoking import Problem, Provocation, answered, closed, denial, denied, ended, framed
+from tests.server import DEADLINE, RunningServer
+
+router = APIRouter(prefix="/stage")
+
+FOREIGN = "https://foreign.example"
+NO_HTTP = b"\x16\x03\x01\x02\x00 TLS\r\n\r\n"
+HALF_A_HEADER = b"GET / HTTP/1.1\r\nHos"
+UPGRADE = (
+    b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: %d\r\n%s\r\n"
+)
+
+
+class Line(Message):
+    """Something to say; some of it goes wrong."""
+
+    type = "say"
+    text: str
+
+
+async def said(line: Line) -> Line:
+    """What was said, unless that is a teapot or a crash."""
+    if line.text == "teapot":
+        raise HTTPException(418, "Short and stout.")
+    if line.text == "crash":
+        raise RuntimeError
+    return line
+
+
+@router.post("/say")
+async def say(line: Line, user: CurrentUser) -> Line:
+    """Say something over REST."""
+    return await said(line)
+
+
+@router.get("/admin")
+async def administer(user: Admin) -> None:
+    """Nothing but to be an administrator."""
+
+
+@router.get("/database")
+async def read(db: Database) -> None:
+    """Nothing but to ask the database."""
+    await db.ping()
+
+
+@router.websocket("/ws")
+class Stage(Channel):
+    """Say something, and hear it."""
+
+    user: CurrentUser
+
+    @on
+    async def say(self, line: Line) -> Line:
+        """Say something through a channel."""
+        return await said(line)
+
+
+@router.websocket("/admin/ws")
+class Administration(Channel):
+    """Nothing but to be an administrator."""
+
+    user: Admin
+
+
+@router.websocket("/database/ws")
+class Reader(Channel):
+    """Nothing but to ask the database."""
+
+    db: Database
+
+    @on
+    async def say(self, line: Line) -> None:
+        """Ask the database."""
+        await self.db.ping()
+
+
+async def posted(server: RunningServer, **request: object) -> Problem:
+    """The problem that answers a POST to the stage."""
+    async with server.client(server.token()) as client:
+        return answered(await client.request("POST", "/stage/say", **request))  # type: ignore[arg-type]
+
+
+async def asked(server: RunningServer, path: str, token: str | None = None) -> Problem:
+    """The problem that answers a GET."""
+    async with server.client(token) as client:
+        return answered(await client.get(path))
+
+
+async def on_stage(server: RunningServer, frame: str | bytes) -> Problem:
+    """The problem that answers a frame as it is; the socket lives on."""
+    async with server.socket("/stage/ws", server.token()) as socket:
+        await socket.raw(frame)
+        problem: Problem = (await socket.until("error"))["data"]
+        assert (await socket.ask("say", {"text": "Still here."}))["type"] == "say"
+        return problem
+
+
+async def tells(server: RunningServer, path: str, data: object) -> Problem:
+    """The problem that answers the frame `say`."""
+    async with server.socket(path, server.token()) as socket:
+        return await framed(socket, "say", data)
+
+
+async def crashes(server: RunningServer) -> Problem:
+    """The problem after which a channel whose handler crashed is closed."""
+    async with server.socket("/stage/ws", server.token()) as socket:
+        await socket.send("say", {"text": "crash"})
+        return await ended(socket)
+
+
+def expired(server: RunningServer) -> str:
+    """A token that was good until a while ago."""
+    settings = server.settings
+    tokens = Tokens(
+        settings.secret_key.get_secret_value(),
+        issuer=settings.token_issuer,
+        audience=settings.token_audience,
+        lifetime=timedelta(minutes=1),
+        clock=lambda: time.time() - 3600,
+    )
+    return tokens.issue("1", session="old")
+
+
+async def preflight(server: RunningServer) -> Problem:
+    """The answer to a page of elsewhere that asks whether it may."""
+    headers = {"Origin": FOREIGN, "Access-Control-Request-Method": "POST"}
+    async with server.client() as client:
+        return answered(await client.options("/stage/say", headers=headers))
+
+
+async def foreign_host(server: RunningServer) -> Problem:
+    """The answer to a request for a host that is not served."""
+    async with server.client() as client:
+        host = {"Host": "foreign.example"}
+        return answered(await client.get("/stage/say", headers=host))
+
+
+async def foreign_host_of_a_socket(server: RunningServer) -> Problem:
+    """The answer to a handshake for a host that is not served."""
+    address = "ws://foreign.example/stage/ws"
+    with pytest.raises(InvalidStatus) as refused:
+        async with connect(address, host="127.0.0.1", port=server.port, proxy=None):
+            pass
+    return denial(refused.value, "/stage/ws")
+
+
+async def wrong_method(server: RunningServer) -> Problem:
+    """The answer to a method that a route does not take."""
+    async with server.client() as client:
+        response = await client.delete("/stage/say")
+    assert response.headers["Allow"] == "POST"
+    return answered(response)
+
+
+async def raw(server: RunningServer, sent: bytes) -> Problem:
+    """The problem that answers bytes which no application sees."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(sent)
+    received = await asyncio.wait_for(reader.read(), DEADLINE)
+    writer.close()
+    head, _, body = received.partition(b"\r\n\r\n")
+    problem: Problem = json.loads(body)
+    assert head.startswith(b"HTTP/1.1 %d " % problem["status"])
+    assert b"application/problem+json" in head
+    return problem
+
+
+async def half_a_header(server: RunningServer) -> Problem:
+    """The answer to somebody who does not finish the header."""
+    with patch.object(server_module, "HEADER_SECONDS", 0.1):
+        return await raw(server, HALF_A_HEADER)
+
+
+STAGE = (router,)
+DETAIL = frozenset({"detail"})
+
+PROVOCATIONS = [
+    Provocation(
+        errors.InvalidParameter,
+        rest=lambda s: posted(s, json={"text": 7}),
+        channel=(lambda s: tells(s, "/stage/ws", {"text": 7}),),
+        routers=STAGE,
+    ),
+    Provocation(
+        errors.MalformedBody,
+        rest=lambda s: posted(s, content="{", headers={"Content-Type": "application/json"}),
+        channel=(lambda s: on_stage(s, "{"),),
+        routers=STAGE,
+    ),
+    Provocation(
+        errors.UnsupportedMediaType,
+        rest=lambda s: posted(s, content="text", headers={"Content-Type": "text/plain"}),
+        channel=(lambda s: on_stage(s, b"\x00\x01"),),
+        routers=STAGE,
+        differ=DETAIL,  # what is taken instead
+    ),
+    Provocation(
+        errors.HttpError,
+        rest=lambda s: posted(s, json={"text": "teapot"}),
+        channel=(lambda s: tells(s, "/stage/ws", {"text": "teapot"}),),
+        routers=STAGE,
+    ),
+    Provocation(
+        errors.InternalError,
+        rest=lambda s: posted(s, json={"text": "crash"}),
+        channel=(crashes,),
+        routers=STAGE,
+    ),
+    Provocation(
+        errors.NotFound,
+        rest=lambda s: asked(s, "/nowhere"),
+        channel=(lambda s: denied(s, "/nowhere", s.token()),),
+    ),
+    Provocation(
+        errors.AuthenticationFailed,
+        rest=lambda s: asked(s, "/stage/admin"),
+        channel=(
+            lambda s: denied(s, "/stage/ws", None),
+            lambda s: closed(s, "/stage/ws", None),
+        ),
+        routers=STAGE,
+    ),
+    Provocation(
+        errors.TokenExpired,
+        rest=lambda s: asked(s, "/stage/admin", expired(s)),
+        channel=(
+            lambda s: denied(s, "/stage/ws", expired(s)),
+            lambda s: closed(s, "/stage/ws", expired(s)),
+        ),
+        routers=STAGE,
+    ),
+    Provocation(
+        errors.Forbidden,
+        rest=lambda s: asked(s, "/stage/admin", s.token()),
+        channel=(
+            lambda s: denied(s, "/stage/admin/ws", s.token()),
+            lambda s: closed(s, "/stage/admin/ws", s.token()),
+        ),
+        routers=STAGE,
+    ),
+    Provocation(
+        errors.Unavailable,
+        rest=lambda s: asked(s, "/stage/database"),
+        channel=(lambda s: tells(s, "/stage/database/ws", {"text": "?"}),),
+        routers=STAGE,
+        settings={"database_url": "sqlite:////no/such/directory/x.db"},
+    ),
+    Provocation(
+        errors.OriginNotAllowed,
+        rest=preflight,
+        channel=(lambda s: denied(s, "/stage/ws", s.token(), origin=FOREIGN),),
+        routers=STAGE,
+        differ=DETAIL,  # over REST, which part of the preflight
+    ),
+    Provocation(
+        errors.HostNotAllowed,
+        rest=foreign_host,
+        channel=(foreign_host_of_a_socket,),
+        routers=STAGE,
+    ),
+    Provocation(
+        errors.MalformedRequest,
+        rest=lambda s: raw(s, NO_HTTP),
+        channel=(lambda s: raw(s, UPGRADE % (8, b"")),),
+        differ=DETAIL,  # the version that is spoken
+    ),
+    Provocation(
+        errors.HeadersTooLarge,
+        channel=(lambda s: raw(s, UPGRADE % (13, b"X: y\r\n" * 120)),),
+        alone="An HTTP request may have more headers; past their bytes it is malformed_request.",
+    ),
+    Provocation(
+        errors.RequestTimeout,
+        rest=half_a_header,
+        alone="Whoever has not finished the header has not said which door it is to be.",
+    ),
+    Provocation(
+        errors.MethodNotAllowed,
+        rest=wrong_method,
+        routers=STAGE,
+        alone="A handshake is a GET, and an address without a channel is not_found.",
+    ),
+    Provocation(
+        errors.BodyTooLarge,
+        rest=lambda s: posted(s, json={"text": "a" * 2000}),
+        routers=STAGE,
+        settings={"max_body_bytes": 1024},
+        alone="The protocol itself closes on a frame that is too large, with 1009 (RFC 6455).",
+    ),
+]

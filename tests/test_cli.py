@@ -1,0 +1,184 @@
+"""The command line, in processes of its own: what a person is told, and the exit code."""
+
+import asyncio
+import shutil
+import signal
+import socket
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from tests.process import ROOT, Process, command, running
+
+SIGN_UP = {"email": "Ann@example.com", "password": "correct horse", "name": "Ann"}
+
+
+def refused(*arguments: str, code: int = 1, **variables: str) -> str:
+    """The one sentence that a command ends with, which names what to do."""
+    done = command(*arguments, root=ROOT, **variables)
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("duplex: ")
+    return done.stderr.removeprefix("duplex: ").strip()
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    """A file that is not there yet."""
+    return tmp_path / "var" / "duplex.db"
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    """A port that somebody listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        yield sock.getsockname()[1]
+
+
+def test_a_port_that_is_taken_changes_nothing(taken_port: int, database: Path) -> None:
+    """The remedy is named, and no database has been made."""
+    said = refused("serve", "--migrate", PORT=str(taken_port), DATABASE_URL=f"sqlite:///{database}")
+    assert said == (
+        f"127.0.0.1:{taken_port} is in use: stop what listens there, or set PORT to a free port."
+    )
+    assert not database.parent.exists()
+
+
+@pytest.mark.parametrize("host", ["203.0.113.1", "no-such-host.invalid", "::nonsense"])
+def test_a_host_that_is_not_ours_is_named(host: str, database: Path) -> None:
+    """An address that cannot be listened on names HOST."""
+    said = refused("serve", HOST=host, PORT="0", DATABASE_URL=f"sqlite:///{database}")
+    assert said.startswith(f"{host}:0 cannot be listened on (")
+    assert said.endswith("): correct HOST or PORT.")
+
+
+def test_a_setting_that_is_wrong_is_named() -> None:
+    """Each is named without its value, and where to read about it."""
+    said = refused("serve", PORT="eighty", SECRET_KEY="hunter2", ALLOWED_HOSTS="*a")
+    assert "PORT: Input should be a valid integer" in said
+    assert "SECRET_KEY: " in said
+    assert "(see .env.example)" in said
+    assert "hunter2" not in said
+    assert "eighty" not in said
+
+
+def test_a_database_that_is_away_is_named() -> None:
+    """Its address is told without the password, with what to do."""
+    url = "postgresql://ann:hunter2@127.0.0.1:1/duplex"
+    said = refused("serve", "--migrate", PORT="0", DATABASE_URL=url)
+    assert said.startswith(
+        "The database postgresql+psycopg://ann:***@127.0.0.1:1/duplex cannot be reached ("
+    )
+    assert said.endswith("): start it, or correct DATABASE_URL.")
+    assert refused("user", "promote", "ann@example.com", DATABASE_URL=url) == said
+    assert "hunter2" not in said
+
+
+def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """The file is named, and that its directory has to be writable."""
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", Path("/proc/nowhere")):
+        url = f"sqlite:///{place}/duplex.db"
+        said = refused("serve", "--migrate", PORT="0", DATABASE_URL=url)
+        assert said.startswith(f"The database file {place}/duplex.db cannot be used (")
+        assert said.endswith(
+            "): make its directory writable, or set DATABASE_URL to another place."
+        )
+
+
+def test_a_new_migration_needs_a_feature(tmp_path: Path, migrated_sqlite: Path) -> None:
+    """A migration is of the models of a feature, and of nothing else."""
+    shutil.copy(migrated_sqlite, tmp_path / "x.db")
+    said = refused("db", "revision", "nowhere", "why", DATABASE_URL=f"sqlite:///{tmp_path}/x.db")
+    assert said == "There is no app/features/nowhere/models.py: write the models first."
+    assert not (ROOT / "alembic" / "versions" / "nowhere").exists()
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    """Something else at the database's place is not touched."""
+    (tmp_path / "x.db").write_text("a letter to somebody " * 100)
+    said = refused("db", "upgrade", DATABASE_URL=f"sqlite:///{tmp_path}/x.db")
+    assert f"{tmp_path}/x.db" in said
+    assert (tmp_path / "x.db").read_text().startswith("a letter")
+
+
+def test_a_database_that_is_not_migrated_is_not_served(database: Path) -> None:
+    """Without --migrate nothing is migrated, and what to run is named."""
+    database.parent.mkdir()
+    said = refused("serve", PORT="0", DATABASE_URL=f"sqlite:///{database}")
+    expected = "The database is not up to date: run `python -m app db upgrade`, or serve --migrate."
+    assert said == expected
+    assert refused("db", "check", DATABASE_URL=f"sqlite:///{database}") == expected
+    assert refused("user", "promote", "a@b.com", DATABASE_URL=f"sqlite:///{database}") == expected
+
+
+def test_a_database_newer_than_the_code_is_left_alone(
+    tmp_path: Path, migrated_sqlite: Path
+) -> None:
+    """A migration that this code does not know stops it."""
+    shutil.copy(migrated_sqlite, tmp_path / "newer.db")
+    with sqlite3.connect(tmp_path / "newer.db") as connection:
+        connection.execute(
+            "UPDATE alembic_version SET version_num = 'accounts_9999'"
+            " WHERE version_num LIKE 'accounts_%'"
+        )
+    said = refused("serve", "--migrate", PORT="0", DATABASE_URL=f"sqlite:///{tmp_path}/newer.db")
+    assert "has the migration accounts_9999" in said
+    assert said.endswith("Deploy the newer code, or restore a backup.")
+
+
+def test_serving_twice_keeps_the_data(database: Path) -> None:
+    """It says where it is, ends cleanly, and finds its data when it is started again."""
+    url = f"sqlite:///{database}"
+    with running(DATABASE_URL=url) as process:
+        assert process.line.startswith("Duplex is at http://127.0.0.1:")
+        assert process.line.endswith(" (Ctrl-C ends it)\n")
+        assert process.post("/api/v1/accounts", json=SIGN_UP).status_code == 201
+        process.ask_to_end(signal.SIGINT)
+        assert process.ended() == 0
+        assert "Traceback" not in process.output
+    with running(DATABASE_URL=url) as process:
+        assert process.post("/api/v1/accounts", json=SIGN_UP).status_code == 409
+
+    promoted = command("user", "promote", "ann@EXAMPLE.com", DATABASE_URL=url)
+    assert (promoted.returncode, promoted.stdout) == (0, "ann@EXAMPLE.com is an administrator.\n")
+    with sqlite3.connect(database) as connection:
+        assert connection.execute("SELECT roles FROM users").fetchall() == [('["admin"]',)]
+    said = refused("user", "promote", "bob@example.com", DATABASE_URL=url)
+    assert said == "There is no account of bob@example.com: sign up first."
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_open_socket_is_told_of_the_end(number: int) -> None:
+    """Whoever is connected gets 1012 (service restart), and the process ends cleanly."""
+    with running() as process:
+        process.post("/api/v1/accounts", json=SIGN_UP)
+        token = process.sign_in(SIGN_UP["email"], SIGN_UP["password"])["access_token"]
+        assert asyncio.run(_close_code_at_the_end(process, token, number)) == 1012
+        assert process.ended() == (0 if number == signal.SIGINT else -signal.SIGTERM)
+        assert "Traceback" not in process.output
+
+
+async def _close_code_at_the_end(process: Process, token: str, number: int) -> int | None:
+    headers = {"Authorization": f"Bearer {token}"}
+    address = f"{process.ws_url}/probe"
+    async with connect(address, additional_headers=headers, proxy=None) as opened:
+        process.ask_to_end(number)
+        with pytest.raises(ConnectionClosed):
+            await opened.recv()
+        return opened.close_code
+
+
+def test_nobody_needs_a_database_to_ask_for_help() -> None:
+    """Help names every command."""
+    done = command("--help", DATABASE_URL="nonsense")
+    assert done.returncode == 0
+    assert all(name in done.stdout for name in ("serve", "db", "user"))
