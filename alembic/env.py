@@ -13,10 +13,20 @@ from app.core.db import Base
 from app.core.settings import Settings
 
 
-def is_wanted(table: object, *_: object) -> bool:
-    """Whether a migration is to speak of a table: of every one, or of one feature's."""
+def is_wanted(
+    table: object, name: str | None, kind: str, reflected: bool, model: object | None
+) -> bool:
+    """Whether a migration is to speak of a table: of one that has a model, of every feature or one.
+
+    A table without a model is what a removed feature has left. It is data: who wants it dropped
+    writes that down.
+    """
+    if not isinstance(table, Table):
+        return True
+    if reflected and model is None:
+        return False
     feature = context.config.attributes.get("feature")
-    if feature is None or not isinstance(table, Table):
+    if feature is None:
         return True
     models = (mapper.class_ for mapper in Base.registry.mappers)
     own = {m.__table__.key for m in models if m.__module__.startswith(f"app.features.{feature}.")}

@@ -8,6 +8,7 @@ from alembic.migration import MigrationContext
 from alembic.script import Script, ScriptDirectory
 from alembic.util.exc import CommandError
 from sqlalchemy import Connection, delete
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -39,7 +40,7 @@ async def upgrade(settings: Settings) -> list[str]:
     """Run the migrations that are missing. Returns the features it found removed.
 
     Raises:
-        SchemaError: the database is newer than this code.
+        SchemaError: the database is newer than this code, or has what a migration would create.
     """
     if file := sqlite_file(settings.database):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -48,6 +49,13 @@ async def upgrade(settings: Settings) -> list[str]:
         async with engine.execution_options(immediate=True).begin() as connection:
             removed = await connection.run_sync(_forget_removed)
             await connection.run_sync(lambda sync: command.upgrade(_config(sync), "heads"))
+    except DBAPIError as error:
+        if "already exists" not in str(error.orig):
+            raise
+        raise SchemaError(
+            f"A migration would create what is there ({error.orig}): a feature that was removed "
+            "has left it. Drop it, or have `alembic stamp` say that the migration was run."
+        ) from error
     finally:
         await engine.dispose()
     return removed

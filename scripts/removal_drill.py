@@ -64,7 +64,8 @@ def drill(copy: Path, example: str) -> None:
     with serving(copy, empty) as client:
         sign_up(client)
     assert not tables & rows(empty).keys(), "the example's tables are made without it"
-    run(copy, ".venv/bin/python", "-m", "app", "db", "check", env=environment_of(empty))
+    for database in (empty, used):
+        run(copy, ".venv/bin/python", "-m", "app", "db", "check", env=environment_of(database))
     run(copy, "make", "--no-print-directory", "check", f"PYTHON={sys.executable}")
     run(copy, "make", "--no-print-directory", "test", f"PYTHON={sys.executable}")
 
