@@ -6,7 +6,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -137,13 +144,18 @@ class Settings(BaseSettings):
         "console", description="Log lines for a person or for a machine."
     )
 
+    @field_validator("secret_key")
+    @classmethod
+    def _long_enough(cls, secret: SecretStr) -> SecretStr:
+        if len(secret.get_secret_value().encode()) < 32:
+            raise ValueError("it has fewer than 32 bytes; openssl rand -hex 32 makes one")
+        return secret
+
     @model_validator(mode="after")
     def _consistent(self) -> "Settings":
         self.database  # noqa: B018 - parsed here so that a wrong one is said at start
         if any("*" in host.removeprefix("*.") for host in self.allowed_hosts if host != "*"):
             raise ValueError("ALLOWED_HOSTS: a * stands alone, or first as in *.example.com")
-        if len(self.secret_key.get_secret_value().encode()) < 32:
-            raise ValueError("SECRET_KEY has fewer than 32 bytes: openssl rand -hex 32 makes one")
         if self.environment is Environment.PRODUCTION:
             if self.secret_key.get_secret_value() == DEVELOPMENT_SECRET:
                 raise ValueError("SECRET_KEY must be set in production: openssl rand -hex 32")

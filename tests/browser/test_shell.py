@@ -53,6 +53,7 @@ def test_a_duplicated_tab_does_not_share_the_session(server: RunningServer, visi
     with page.expect_popup() as opened:
         page.evaluate("open(location.href)")
     copy = opened.value
+    expect(copy.locator("body")).to_have_attribute("data-state", "out")
     expect(copy.get_by_role("heading", name="Sign up")).to_be_visible()
     page.reload()
     expect(page.locator("#user-name")).to_have_text("Ada")

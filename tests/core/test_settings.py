@@ -169,7 +169,7 @@ def test_production_refuses_origins_without_tls(origin: str) -> None:
         ({"port": "eighty"}, "PORT: Input should be a valid integer"),
         ({"port": 65536}, "PORT: Input should be less than or equal to 65535"),
         ({"environment": "staging"}, "ENVIRONMENT: Input should be 'development'"),
-        ({"secret_key": "hunter2"}, "SECRET_KEY has fewer than 32 bytes"),
+        ({"secret_key": "hunter2"}, "SECRET_KEY: it has fewer than 32 bytes"),
         ({"root_path": "api/"}, "ROOT_PATH: String should match pattern"),
         ({"allowed_hosts": "a*b"}, "ALLOWED_HOSTS: "),
         ({"allowed_hosts": "*example.com"}, "ALLOWED_HOSTS: "),

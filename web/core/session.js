@@ -138,13 +138,16 @@ function read(tokens) {
  */
 async function claim(id) {
   if (!navigator.locks) return true;
-  const patience = AbortSignal.timeout(1000); // a reload releases its lock within this
+  // A reload waits for the page that it replaces to let go; a copy must not stand in the queue
+  // then, or it would be the one to get the session.
+  const [{ type }] = performance.getEntriesByType("navigation");
+  const asking = type === "reload" ? { signal: AbortSignal.timeout(10_000) } : { ifAvailable: true };
   return new Promise((settle) => {
-    const held = () => {
-      settle(true);
-      return new Promise(() => {}); // until the tab goes
+    const held = (lock) => {
+      settle(lock !== null);
+      return lock && new Promise(() => {}); // until the tab goes
     };
-    navigator.locks.request(`session ${id}`, { signal: patience }, held).catch(() => settle(false));
+    navigator.locks.request(`session ${id}`, asking, held).catch(() => settle(false));
   });
 }
 
