@@ -186,6 +186,13 @@ async def raw(server: RunningServer, sent: bytes) -> Problem:
     return problem
 
 
+async def many_headers(server: RunningServer) -> Problem:
+    """The answer to a request with more header lines than are taken."""
+    async with server.client() as client:
+        headers = [(f"X-{number}", "y") for number in range(120)]
+        return answered(await client.get("/health/live", headers=headers))
+
+
 async def half_a_header(server: RunningServer) -> Problem:
     """The answer to somebody who does not finish the header."""
     with patch.object(server_module, "HEADER_SECONDS", 0.1):
@@ -287,8 +294,8 @@ PROVOCATIONS = [
     ),
     Provocation(
         errors.HeadersTooLarge,
+        rest=many_headers,
         channel=(lambda s: raw(s, UPGRADE % (13, b"X: y\r\n" * 120)),),
-        alone="An HTTP request may have more headers; past their bytes it is malformed_request.",
     ),
     Provocation(
         errors.RequestTimeout,

@@ -22,6 +22,7 @@ export class RoomView {
   #caughtUpTo = 0; // every post up to this id is shown
   #complete = false; // whether nothing is missing between #caughtUpTo and the next live post
   #catchUps = 0;
+  #reloads = 0;
   #closed = false;
   #heading = h("h2");
   #facts = h("p", { class: "muted" });
@@ -118,9 +119,12 @@ export class RoomView {
 
   /** Takes over what changed: who joined goes live, who left is outside. */
   async #reload() {
+    this.#reloads += 1;
+    const run = this.#reloads;
+    const room = await api.get(this.#path);
+    if (this.#closed || run !== this.#reloads) return; // a later question has the newer answer
     const before = this.#room;
-    this.#room = await api.get(this.#path);
-    if (this.#closed) return;
+    this.#room = room;
     this.#describe();
     if (this.#room.archived) this.#composer?.close();
     if (this.#room.member && !before.member) this.#goLive();
@@ -175,7 +179,9 @@ export class RoomView {
     if (type === "archived") this.#timeline.note(`${data.by.name} archived the room.`);
     if (type === "member_joined") this.#timeline.note(`${data.member.name} joined.`);
     if (type === "member_left") this.#timeline.note(`${data.member.name} left.`);
-    if (type !== "posted") this.#refresh();
+    // Of one's own leaving the end of the connection tells, and why.
+    const own = type === "member_left" && data.member.id === this.#context.user.id;
+    if (type !== "posted" && !own) this.#refresh();
   }
 
   async #refresh() {

@@ -35,7 +35,7 @@ async def test_nothing_is_posted_once_the_room_is_archived(ann: Person, bob: Per
             heard.append(frame)
     assert [frame["type"] for frame in heard].index("archived") == len(heard) - 1
     accepted = {answer.json()["id"] for answer in answers if answer.status_code == 201}
-    assert {code(a) for a in answers if a.status_code != 201} == {"rooms.read_only"}
+    assert {code(a) for a in answers if a.status_code != 201} <= {"rooms.read_only"}
     assert accepted == {frame["data"]["id"] for frame in heard[:-1]}
     assert accepted == {post["id"] for post in (await bob.history(room))["items"]}
 
