@@ -4,7 +4,7 @@ VENV := .venv/bin/python
 COMPILE := $(VENV) -m uv pip compile --quiet pyproject.toml --universal --python-version 3.11 \
 	--generate-hashes --custom-compile-command 'make lock'
 
-.PHONY: help run test check format lock upgrade drill compose-drill dev
+.PHONY: help run test check format lock upgrade drill compose-drill figures dev
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,7 +14,7 @@ run:  ## Install what is missing, migrate the database and serve (HOST, PORT)
 	@exec $(VENV) -m app serve --migrate
 
 test: dev  ## Run the tests (ARGS="-k rooms" picks some)
-	@$(VENV) -m pytest --numprocesses 3 --dist loadfile $(ARGS)
+	@$(VENV) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 check: dev  ## Formatting, lint, types and floors
 	@$(VENV) -m ruff format --check
@@ -38,6 +38,9 @@ drill: dev  ## Remove every example from a copy of the tree and run everything i
 
 compose-drill: dev  ## Bring docker-compose.yml up from a copy of the tree, try it, take it down
 	@$(VENV) scripts/compose_drill.py
+
+figures: dev  ## Measure the figures of docs/figures.md on a clean clone
+	@$(VENV) scripts/figures.py --tests
 
 dev:
 	@$(PYTHON) scripts/setup.py --dev
