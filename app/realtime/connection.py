@@ -152,12 +152,12 @@ class Connection:
         An AppError before the handshake is accepted is raised, for the door to answer.
         """
         address = self.channel.address()
+        self.deliver(self._welcome())  # before subscribing, or an event could be the first frame
         unsubscribe = self._hub.subscribe(address, self) if address else None
         try:
             if address:
                 # Subscribed first and checked again then, so that no revocation falls in between.
                 await self.channel.authorise()
-            self.deliver(self._welcome())
             await self.websocket.accept(self._subprotocol())
             self._watch_expiry()
             try:

@@ -2,12 +2,15 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+from fastapi import APIRouter, Path
 
-from tests.realtime.probe import Probe, welcomed
+from app.realtime import Channel, Hub, Topic
+from tests.realtime.probe import Probe, Said, welcomed
 from tests.server import RunningServer
 
 PATH = "/probe/7/ws"
@@ -214,3 +217,30 @@ async def test_a_frame_may_come_in_fragments(probe_server: RunningServer) -> Non
         await welcomed(socket)
         await socket.connection.send([whole[:9], "", whole[9:]])
         assert (await socket.frame())["data"]["text"] == "grüße"
+
+
+early = APIRouter()
+
+
+@early.websocket("/early/{room}")
+class EarlyChannel(Channel):
+    """Is told something while it is being authorised."""
+
+    topic = Topic[Said]("early:{room}")
+    hub: Hub
+    room: Annotated[str, Path()]
+
+    async def authorise(self) -> None:
+        """Publish, as somebody else could at this moment."""
+        address = self.address()
+        assert address is not None
+        self.hub.emit(address, Said(text="early", by=""))
+
+
+async def test_what_is_published_before_the_welcome_comes_after_it(
+    serve: Callable[..., RunningServer],
+) -> None:
+    """Welcome is first even for an event that comes right after subscribing, and none is lost."""
+    async with serve(early).socket("/early/7") as socket:
+        assert (await socket.frame())["type"] == "welcome"
+        assert (await socket.frame())["data"]["text"] == "early"
