@@ -40,6 +40,7 @@ def join_room(page: Page, name: str) -> None:
     page.get_by_role("link", name=name).click()
     page.get_by_role("button", name="Join").click()
     live(page)
+    expect(page.locator(".people li")).not_to_have_count(0)  # read after the history
 
 
 def say(page: Page, text: str) -> None:

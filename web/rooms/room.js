@@ -189,8 +189,14 @@ export class RoomView {
       await this.#reload();
       if (this.#room.member) await this.#members.load();
     } catch (problem) {
-      this.#context.report(problem);
+      this.#complain(problem);
     }
+  }
+
+  /** Reports what went wrong in the background, unless nobody is in the room any more. */
+  #complain(problem) {
+    const left = problem.code === "rooms.not_a_member" && !this.#socket.live;
+    if (!left && !this.#closed) this.#context.report(problem);
   }
 
   /** Shows posts, from wherever they came; a post that is there already is not shown again. */
@@ -217,7 +223,7 @@ export class RoomView {
     } catch (problem) {
       if (this.#closed) return;
       this.#timeline.gap = () => this.#catchUp();
-      this.#context.report(problem);
+      this.#complain(problem);
     }
     await this.#refresh();
   }
