@@ -5,7 +5,7 @@ import json
 import socket
 import threading
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -31,6 +31,19 @@ class _ObservedServer(DuplexServer):
             await super().startup(sockets=sockets)
         finally:
             self._observer.set()
+
+    async def main_loop(self) -> None:
+        """Serve until told to end, at once; uvicorn looks every tenth of a second."""
+        self._loop, self._told = asyncio.get_running_loop(), asyncio.Event()
+        while not await self.on_tick(0):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._told.wait(), 1)
+
+    def end(self) -> None:
+        """End the server, from another thread."""
+        self.should_exit = True
+        with suppress(RuntimeError):  # its loop has ended already
+            self._loop.call_soon_threadsafe(self._told.set)
 
 
 class RunningServer:
@@ -64,7 +77,7 @@ class RunningServer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._server.should_exit = True
+        self._server.end()
         self._thread.join(15)
         assert not self._thread.is_alive(), "the server did not end"
 
