@@ -139,7 +139,7 @@ class SqlDatabase:
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncSession]:
-        """A session that reads one consistent state and is rolled back at the end."""
+        """A session that only reads, and is rolled back at the end."""
         async with self._reading() as session:
             yield session
 
