@@ -84,7 +84,8 @@ def remove(copy: Path, example: str) -> None:
     """Remove an example as a person would."""
     for folder in ("app/features", "tests", "web", "alembic/versions"):
         for found in sorted((copy / folder).rglob("*")):
-            if re.fullmatch(rf"{example}|test_{example}(_\w+)?\.py", found.name):
+            named = re.fullmatch(rf"{example}|test_{example}(_\w+)?\.py", found.name)
+            if named and found.exists():  # or it went with its folder
                 print(f"   removes {found.relative_to(copy)}", flush=True)
                 shutil.rmtree(found) if found.is_dir() else found.unlink()
     lines = (copy / FEATURES).read_text().splitlines(keepends=True)
