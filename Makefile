@@ -14,7 +14,7 @@ run:  ## Install what is missing, migrate the database and serve (HOST, PORT)
 	@exec $(VENV) -m app serve --migrate
 
 test: dev  ## Run the tests (ARGS="-k rooms" picks some)
-	@$(VENV) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+	@$(VENV) -m pytest --numprocesses 3 --dist loadfile $(ARGS)
 
 check: dev  ## Formatting, lint, types and floors
 	@$(VENV) -m ruff format --check
