@@ -59,9 +59,15 @@ def run(work: Coroutine[Any, Any, T], settings: Settings) -> T:
         stop(unreachable(settings, error))
 
 
-def needs_database() -> None:
-    """End with a sentence unless there is a database to work on, and it is up to date."""
+def needs_database() -> Settings:
+    """The settings; ends with a sentence unless their database is there and up to date."""
     settings = load_settings()
+    check_migrated(settings)
+    return settings
+
+
+def check_migrated(settings: Settings) -> None:
+    """End with a sentence unless every migration has been run."""
     if run(migrations.pending(settings), settings):
         stop("The database is not up to date: run `python -m app db upgrade`, or serve --migrate.")
 
@@ -108,7 +114,7 @@ def serve(
     if migrate:
         _upgrade(settings)
     else:
-        needs_database()
+        check_migrated(settings)
     server = DuplexServer(create_app(settings), settings)
     with contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[sock])
@@ -137,8 +143,7 @@ def upgrade() -> None:
 @db.command()
 def check() -> None:
     """Say whether the models and the migrated database agree."""
-    needs_database()
-    settings = load_settings()
+    settings = needs_database()
     if difference := run(migrations.differences(settings), settings):
         stop(f"{difference} Run `python -m app db revision FEATURE MESSAGE`.")
     typer.echo("Models and migrations agree.")
@@ -147,6 +152,5 @@ def check() -> None:
 @db.command()
 def revision(feature: str, message: str) -> None:
     """Write the migration that the models of FEATURE need."""
-    needs_database()
-    settings = load_settings()
+    settings = needs_database()
     typer.echo(run(migrations.revise(settings, feature, message), settings))

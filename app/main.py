@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -19,14 +18,19 @@ from app.core.boundary import ErrorBoundary, answer
 from app.core.db import SqlDatabase
 from app.core.documents import declared_errors, document_errors, methods_at
 from app.core.errors import AppError, MethodNotAllowed, NotFound
-from app.core.http import HeaderLimit, KnownHosts, PlainTextErrors, SecurityHeaders, WebSocketGate
+from app.core.http import (
+    HeaderLimit,
+    KnownHosts,
+    PlainTextErrors,
+    SecurityHeaders,
+    WebSocketGate,
+    route_path,
+)
 from app.core.observability import RequestContext
 from app.core.settings import Settings
 from app.core.tokens import Tokens
 from app.features.accounts.passwords import Passwords
 from app.realtime import EventHub
-
-WEB = Path(__file__).parent.parent / "web"
 
 EXCEPTIONS = (
     AppError,
@@ -68,7 +72,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     app.include_router(features.router)
     app.include_router(pages.router)
-    app.frontend("/", directory=WEB, fallback=None, check_dir=True)
+    app.frontend("/", directory=pages.WEB, fallback=None, check_dir=True)
     app.router.default = _nothing_here
     document_errors(app)
     _add_middleware(app, settings)
@@ -107,8 +111,7 @@ async def _nothing_here(scope: Scope, receive: Receive, send: Send) -> None:
 
 async def _wrong_method(request: Request, exc: Exception) -> Response | None:
     # The framework names the methods of the first route of this path only (RFC 9110, 15.5.6).
-    path = request.scope["path"].removeprefix(request.scope["root_path"])
-    allowed = methods_at(request.app, path)
+    allowed = methods_at(request.app, route_path(request.scope))
     return await answer(request, MethodNotAllowed(headers={"Allow": ", ".join(sorted(allowed))}))
 
 

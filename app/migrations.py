@@ -1,5 +1,7 @@
 """The database's schema: brought to the newest revision, one branch for each feature."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from alembic import command
@@ -9,7 +11,7 @@ from alembic.script import Script, ScriptDirectory
 from alembic.util.exc import CommandError
 from sqlalchemy import Connection, delete
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from app.core.db import begin_explicitly
@@ -30,10 +32,19 @@ def _config(connection: Connection | None = None) -> Config:
     return config
 
 
-def _engine(settings: Settings) -> AsyncEngine:
+@asynccontextmanager
+async def _connected(settings: Settings, *, write: bool = False) -> AsyncIterator[AsyncConnection]:
     engine = create_async_engine(settings.database, poolclass=NullPool)
     begin_explicitly(engine)  # so that a migration is done as a whole or not at all
-    return engine
+    try:
+        if write:
+            async with engine.execution_options(immediate=True).begin() as connection:
+                yield connection
+        else:
+            async with engine.connect() as connection:
+                yield connection
+    finally:
+        await engine.dispose()
 
 
 async def upgrade(settings: Settings) -> list[str]:
@@ -44,9 +55,8 @@ async def upgrade(settings: Settings) -> list[str]:
     """
     if file := sqlite_file(settings.database):
         file.parent.mkdir(parents=True, exist_ok=True)
-    engine = _engine(settings)
     try:
-        async with engine.execution_options(immediate=True).begin() as connection:
+        async with _connected(settings, write=True) as connection:
             removed = await connection.run_sync(_forget_removed)
             await connection.run_sync(lambda sync: command.upgrade(_config(sync), "heads"))
     except DBAPIError as error:
@@ -56,34 +66,25 @@ async def upgrade(settings: Settings) -> list[str]:
             f"A migration would create what is there ({error.orig}): a feature that was removed "
             "has left it. Drop it, or have `alembic stamp` say that the migration was run."
         ) from error
-    finally:
-        await engine.dispose()
     return removed
 
 
 async def pending(settings: Settings) -> bool:
     """Whether migrations are missing in the database."""
-    engine = _engine(settings)
-    try:
-        async with engine.connect() as connection:
-            applied = await connection.run_sync(
-                lambda sync: set(MigrationContext.configure(sync).get_current_heads())
-            )
-    finally:
-        await engine.dispose()
+    async with _connected(settings) as connection:
+        applied = await connection.run_sync(
+            lambda sync: set(MigrationContext.configure(sync).get_current_heads())
+        )
     return not set(ScriptDirectory.from_config(_config()).get_heads()) <= applied
 
 
 async def differences(settings: Settings) -> str | None:
     """How models and migrations differ on a migrated database; None where they agree."""
-    engine = _engine(settings)
     try:
-        async with engine.connect() as connection:
+        async with _connected(settings) as connection:
             await connection.run_sync(lambda sync: command.check(_config(sync)))
     except CommandError as error:
         return str(error)
-    finally:
-        await engine.dispose()
     return None
 
 
@@ -116,12 +117,8 @@ async def revise(settings: Settings, feature: str, message: str) -> Path:
             version_path=str(place),
         )
 
-    engine = _engine(settings)
-    try:
-        async with engine.connect() as connection:
-            made = await connection.run_sync(write)
-    finally:
-        await engine.dispose()
+    async with _connected(settings) as connection:
+        made = await connection.run_sync(write)
     assert isinstance(made, Script)  # noqa: S101 - for the types: one head makes one script
     return Path(made.path)
 

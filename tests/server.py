@@ -93,6 +93,16 @@ class RunningServer:
         )
         return token
 
+    async def exchange(self, sent: bytes) -> bytes:
+        """Send bytes as they are over a connection of their own; all that comes until its end."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            async with asyncio.timeout(DEADLINE):
+                writer.write(sent)
+                return await reader.read()
+        finally:
+            writer.close()
+
     @asynccontextmanager
     async def socket(
         self, path: str, token: str | None = None, **kwargs: Any

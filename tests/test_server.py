@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app import server as server_module
-from tests.server import DEADLINE, RunningServer
+from tests.server import RunningServer
 
 UPGRADE = (
     b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -19,14 +19,7 @@ GET = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 async def say(server: RunningServer, sent: bytes) -> tuple[str, bytes]:
     """Send bytes as they are; the last head and the last body that come until the end."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-    writer.write(sent)
-    await writer.drain()
-    try:
-        received = await asyncio.wait_for(reader.read(), DEADLINE)
-    finally:
-        writer.close()
-    head, _, body = received.rpartition(b"\r\n\r\n")
+    head, _, body = (await server.exchange(sent)).rpartition(b"\r\n\r\n")
     return head.decode(), body
 
 

@@ -35,6 +35,12 @@ CONTENT_SECURITY_POLICY = "; ".join(
 )
 
 
+def route_path(scope: Scope) -> str:
+    """The path that routes are matched with: without the prefix that a proxy has stripped."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
 class PlainTextErrors:
     """Lets an error that the framework's own middleware answers as text/plain leave registered.
 
@@ -91,8 +97,7 @@ class KnownHosts(TrustedHostMiddleware):
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope.get("path", "").removeprefix(scope.get("root_path", ""))
-        if scope["type"] == "http" and path.startswith("/health/"):
+        if scope["type"] == "http" and route_path(scope).startswith("/health/"):
             await self.app(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)

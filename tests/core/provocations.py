@@ -1,6 +1,5 @@
 """What provokes the errors of app/core, on a route and a channel of the test's own."""
 
-import asyncio
 import json
 import time
 from datetime import timedelta
@@ -18,7 +17,7 @@ from app.core.db import Database
 from app.core.tokens import Tokens
 from app.realtime import Channel, Message, on
 from tests.provoking import Problem, Provocation, answered, closed, denial, denied, ended, framed
-from tests.server import DEADLINE, RunningServer
+from tests.server import RunningServer
 
 router = APIRouter(prefix="/stage")
 
@@ -175,11 +174,7 @@ async def wrong_method(server: RunningServer) -> Problem:
 
 async def raw(server: RunningServer, sent: bytes) -> Problem:
     """The problem that answers bytes which no application sees."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-    writer.write(sent)
-    received = await asyncio.wait_for(reader.read(), DEADLINE)
-    writer.close()
-    head, _, body = received.partition(b"\r\n\r\n")
+    head, _, body = (await server.exchange(sent)).partition(b"\r\n\r\n")
     problem: Problem = json.loads(body)
     assert head.startswith(b"HTTP/1.1 %d " % problem["status"])
     assert b"application/problem+json" in head

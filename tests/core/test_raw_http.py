@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 
 from app.core.errors import registry
 from tests.conftest import settings_for
-from tests.server import DEADLINE, RunningServer
+from tests.server import RunningServer
 
 HOST = b"Host: 127.0.0.1\r\n"
 LAST = b"Connection: close\r\n\r\n"
@@ -43,14 +43,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 
 async def exchange(server: RunningServer, sent: bytes) -> tuple[int, dict[str, str], Any]:
     """The status, headers and JSON body of the first answer to these bytes."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-    try:
-        async with asyncio.timeout(DEADLINE):
-            writer.write(sent)
-            received = await reader.read()
-    finally:
-        writer.close()
-    head, _, body = received.partition(b"\r\n\r\n")
+    head, _, body = (await server.exchange(sent)).partition(b"\r\n\r\n")
     status, *lines = head.decode("ascii").split("\r\n")
     headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
     content = json.loads(body[: int(headers["content-length"])])
