@@ -1,14 +1,22 @@
 """Runs migrations over the async engine, on whichever database is configured."""
 
 import asyncio
+from typing import Any
 
 from alembic import context
-from sqlalchemy import Table
+from sqlalchemy import JSON, Column, Table
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-import app.features  # noqa: F401 - their models have to be known
+import app.core.audit
+import app.core.idempotency
+import app.core.jobs
+import app.core.keyring
+import app.core.revocations
+import app.core.tickets
+import app.features
+import app.realtime.log  # noqa: F401 - their models have to be known
 from app.core.db import Base
 from app.core.settings import Settings
 
@@ -29,8 +37,14 @@ def is_wanted(
     if feature is None:
         return True
     models = (mapper.class_ for mapper in Base.registry.mappers)
-    own = {m.__table__.key for m in models if m.__module__.startswith(f"app.features.{feature}.")}
+    places = (f"app.{feature}.", f"app.features.{feature}.")
+    own = {m.__table__.key for m in models if m.__module__.startswith(places)}
     return table.key in own
+
+
+def default_differs(_: Any, __: Any, column: Column[Any], *___: Any) -> bool | None:
+    """Leave the comparison of defaults to alembic, but for JSON: PostgreSQL has no `=` for it."""
+    return False if isinstance(column.type, JSON) else None
 
 
 def migrate(connection: Connection) -> None:
@@ -39,7 +53,7 @@ def migrate(connection: Connection) -> None:
         connection=connection,
         target_metadata=Base.metadata,
         render_as_batch=True,  # SQLite alters a table by copying it
-        compare_server_default=True,
+        compare_server_default=default_differs,
         include_object=is_wanted,
     )
     with context.begin_transaction():

@@ -1,10 +1,15 @@
-"""The command line: `python -m app serve`, `db upgrade`, `user promote`."""
+"""The command line: `python -m app serve`, `worker`, `db upgrade`, `user promote`."""
 
 import asyncio
 import contextlib
 import errno
+import os
+import signal
+import socket
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from functools import partial
+from types import FrameType
 from typing import Annotated, Any, Never, TypeVar
 
 import typer
@@ -12,9 +17,13 @@ from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import features, migrations
+from app.core import key_commands as keys
+from app.core.jobs import commands as jobs
+from app.core.node_lock import ServedAlready, node_lock
 from app.core.observability import configure_logging
 from app.core.settings import Settings, explain, sqlite_file
-from app.server import DuplexServer, listen
+from app.server import DuplexServer, announce, listen
+from app.workers import Supervisor, inherited
 
 T = TypeVar("T")
 
@@ -72,7 +81,7 @@ def check_migrated(settings: Settings) -> None:
         stop("The database is not up to date: run `python -m app db upgrade`, or serve --migrate.")
 
 
-for name, commands in features.commands.items():
+for name, commands in {"jobs": jobs.commands, "keys": keys.commands, **features.commands}.items():
     cli.add_typer(commands, name=name, callback=needs_database, help=commands.info.help)
 
 
@@ -101,11 +110,15 @@ def serve(
     migrate: Annotated[
         bool, typer.Option("--migrate", help="Bring the database up to date first.")
     ] = False,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="How many processes serve.")] = 1,
 ) -> None:
     """Serve REST and WebSockets on HOST and PORT."""
-    from app.main import create_app  # noqa: PLC0415 - `db` commands need no web framework
-
     settings = load_settings()
+    if post := inherited():
+        post.end_with_parent()
+        _serve(settings, post.listener, post.serves)
+    if workers > 1:
+        _need_redis(settings)
     try:
         # Bound before anything is migrated: a port that is taken must change nothing.
         sock = listen(settings.host, settings.port)
@@ -115,11 +128,64 @@ def serve(
         _upgrade(settings)
     else:
         check_migrated(settings)
-    server = DuplexServer(create_app(settings), settings)
-    with contextlib.suppress(KeyboardInterrupt):
-        server.run(sockets=[sock])
-    if not server.started:
-        sys.exit(3)
+    started = partial(announce, sock)
+    if workers == 1:
+        _serve(settings, sock, started)
+    seconds = settings.shutdown_seconds
+    sys.exit(Supervisor(sock, workers, shutdown_seconds=seconds, started=started).run())
+
+
+def _serve(settings: Settings, sock: socket.socket, started: Callable[[], None]) -> Never:
+    """Serve in this process, and end it."""
+    from app.main import create_app  # noqa: PLC0415 - `db` commands need no web framework
+
+    lock = node_lock(settings.database, shared=settings.redis_url is not None)
+    server = DuplexServer(create_app(settings), settings, started=started, lock=lock)
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            server.run(sockets=[sock])
+    except ServedAlready as error:
+        stop(str(error))
+    except (OSError, SQLAlchemyError) as error:
+        if server.started:
+            raise
+        stop(unreachable(settings, error))
+    sys.exit(server.exit_code if server.started else 3)
+
+
+@cli.command()
+def worker() -> None:
+    """Run jobs, and serve nothing; there may be any number of workers."""
+    settings = needs_database()
+    run(_work(settings), settings)
+
+
+async def _work(settings: Settings) -> None:
+    """Run the service without its server until a signal comes; a second one ends it at once."""
+    from app.main import create_app  # noqa: PLC0415 - `db` commands need no web framework
+
+    loop, told = asyncio.get_running_loop(), asyncio.Event()
+
+    def end(number: int, _: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        loop.call_soon_threadsafe(told.set)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
+    app = create_app(settings.model_copy(update={"jobs_in_process": True}))
+    async with app.router.lifespan_context(app):
+        typer.echo("Duplex works on jobs (Ctrl-C ends it)")
+        await told.wait()
+
+
+def _need_redis(settings: Settings) -> None:
+    if os.name != "posix":
+        stop("--workers needs a system with POSIX signals: serve without it.")
+    if settings.redis_url is None:
+        stop(
+            "Several workers tell each other of events through Redis: set REDIS_URL, or serve "
+            "without --workers."
+        )
 
 
 def _cannot_listen(settings: Settings, error: OSError) -> str:

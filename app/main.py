@@ -1,6 +1,7 @@
 """`create_app(settings)`: the only place where everything is wired."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -14,11 +15,14 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from app import features, pages
+from app.core import housekeeping, mail
 from app.core.boundary import ErrorBoundary, answer
+from app.core.connections import OpenConnections
 from app.core.db import SqlDatabase
-from app.core.documents import declared_errors, document_errors, methods_at
+from app.core.documents import declared_access, declared_errors, document, methods_at
 from app.core.errors import AppError, MethodNotAllowed, NotFound
 from app.core.http import (
+    ClientLimit,
     HeaderLimit,
     KnownHosts,
     PlainTextErrors,
@@ -26,11 +30,19 @@ from app.core.http import (
     WebSocketGate,
     route_path,
 )
+from app.core.idempotency import IdempotencyKeys
+from app.core.jobs import JobQueue, JobRoutes, JobRunner
+from app.core.keyring import Keyring
+from app.core.keyring import router as keyring_router
+from app.core.limits import Limits, whole_client
 from app.core.observability import RequestContext
+from app.core.oidc import OpenIdProvider, document_provider
+from app.core.outbound import OutboundClient
+from app.core.revocations import Revocations
 from app.core.settings import Settings
-from app.core.tokens import Tokens
-from app.features.accounts.passwords import Passwords
+from app.core.tickets import by_ticket
 from app.realtime import EventHub
+from app.realtime.backplane import Backplane, MemoryBackplane
 
 EXCEPTIONS = (
     AppError,
@@ -59,24 +71,97 @@ def create_app(settings: Settings) -> FastAPI:
         pool_size=settings.database_pool_size,
         timeout=settings.database_timeout_seconds,
     )
-    app.state.tokens = Tokens(
-        settings.secret_key.get_secret_value(),
-        issuer=settings.token_issuer,
-        audience=settings.token_audience,
-        lifetime=settings.access_token_lifetime,
-        leeway=settings.token_leeway,
+    local = features.local if settings.auth_mode == "local" else []
+    # What proves who somebody is beside an access token: API keys, cookies, tickets.
+    app.state.credentials = [by_ticket, *features.credentials]
+    for people in local:
+        app.state.credentials += people.credentials
+    app.state.outbound = OutboundClient(
+        timeout=settings.outbound_timeout_seconds,
+        retries=settings.outbound_retries,
+        token_hosts=frozenset(settings.outbound_token_hosts),
     )
-    app.state.passwords = Passwords(settings.password_workers)
-    app.state.hub = EventHub()
+    app.state.idempotency = IdempotencyKeys(settings.idempotency_lifetime)
+    app.state.limits = Limits(
+        settings.redis_url.get_secret_value() if settings.redis_url else None,
+        settings.redis_prefix,
+        client=whole_client(settings.rate_limit),
+    )
+    app.state.connections = OpenConnections()
+    app.state.revocations = Revocations(
+        app.state.database, app.state.connections, keep=settings.revocation_lifetime
+    )
+    app.state.backplane = _backplane(settings)
+    app.state.hub = EventHub(app.state.database, app.state.backplane, app.state.revocations)
+    # What runs beside the requests, as Periodic.
+    app.state.background = [app.state.revocations.polling]
+    # What a process knows before it takes a token.
+    app.state.loaded_first = [app.state.revocations.load]
+    _verify_tokens(app)
+    app.state.jobs = JobQueue(app.state.database, _job_routes(people.jobs for people in local))
+    app.state.mail = mail.Mailer(settings, app.state.jobs)
+    for provide in (*features.services, *(people.provide for people in local)):
+        provide(app.state)
+    if settings.jobs_in_process:
+        app.state.background.append(_job_runner(app))
     app.state.declared_errors = declared_errors(app)
+    app.state.access = declared_access(app)
 
     app.include_router(features.router)
+    for people in local:
+        app.include_router(people.router, prefix="/api/v1")
     app.include_router(pages.router)
+    if app.state.mail.is_shown:
+        app.include_router(mail.development)
     app.frontend("/", directory=pages.WEB, fallback=None, check_dir=True)
     app.router.default = _nothing_here
-    document_errors(app)
+    document(app)
+    if settings.auth_mode == "oidc":
+        document_provider(app, settings.oidc_issuer)
     _add_middleware(app, settings)
     return app
+
+
+def _backplane(settings: Settings) -> Backplane:
+    if settings.redis_url is None:
+        return MemoryBackplane()
+    from app.realtime.redis_backplane import RedisBackplane  # noqa: PLC0415 - only who uses Redis
+
+    return RedisBackplane(settings.redis_url.get_secret_value(), settings.redis_prefix)
+
+
+def _verify_tokens(app: FastAPI) -> None:
+    """Have access tokens verified: our own, by keys of the database, or a provider's."""
+    state, settings = app.state, app.state.settings
+    if settings.auth_mode == "oidc":
+        state.verifier = provider = OpenIdProvider(settings, state.outbound)
+        state.background.append(provider.keys.refreshing)
+        state.loaded_first.append(provider.keys.load)
+    else:
+        keyring = Keyring(state.database, settings, state.revocations)
+        state.verifier = state.tokens = keyring.tokens
+        state.background.append(keyring.polling)
+        state.loaded_first.append(keyring.load)
+        app.include_router(keyring_router)
+
+
+def _job_routes(local: Iterable[JobRoutes]) -> JobRoutes:
+    routes = JobRoutes()
+    for part in (housekeeping.jobs, mail.jobs, features.jobs, *local):
+        routes.include(part)
+    return routes
+
+
+def _job_runner(app: FastAPI) -> JobRunner:
+    state, settings = app.state, app.state.settings
+    return JobRunner(
+        state.jobs,
+        state.database,
+        state,
+        at_once=settings.jobs_at_once,
+        shutdown_seconds=settings.shutdown_seconds,
+        ending=lambda: state.connections.draining,
+    )
 
 
 def _exception_handlers() -> dict[int | type[Exception], Any]:
@@ -88,20 +173,25 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
     # The last one added is the first that a request meets.
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.max_body_bytes)
     app.add_middleware(
-        WebSocketGate, origins=settings.allowed_origins, limit=settings.ws_max_connections
+        WebSocketGate,
+        origins=settings.allowed_origins,
+        limit=settings.ws_max_connections,
+        per_address=settings.ws_max_per_address,
+        per_user=settings.ws_max_per_user,
     )
     app.add_middleware(KnownHosts, allowed_hosts=settings.allowed_hosts)
+    app.add_middleware(ClientLimit, limits=app.state.limits)
     app.add_middleware(HeaderLimit)
     app.add_middleware(ErrorBoundary)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=settings.allowed_origins,
         allow_methods=["*"],
-        allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
-        expose_headers=["X-Request-ID", "Retry-After"],
+        allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "X-Request-ID"],
+        expose_headers=["X-Request-ID", "Retry-After", "RateLimit", "RateLimit-Policy"],
     )
     app.add_middleware(PlainTextErrors)
-    app.add_middleware(SecurityHeaders)
+    app.add_middleware(SecurityHeaders, reached=pages.reached(settings))
     app.add_middleware(RequestContext)
 
 
@@ -117,5 +207,19 @@ async def _wrong_method(request: Request, exc: Exception) -> Response | None:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    yield
-    await app.state.database.dispose()
+    state = app.state
+    tasks: list[asyncio.Task[None]] = []
+    try:
+        background = [*await state.hub.start(), *state.background]
+        for load in state.loaded_first:  # with a start that fails rather than one that lets in
+            await load()
+        tasks += (asyncio.create_task(each.run(), name=each.name) for each in background)
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await state.hub.stop()
+        await state.outbound.pool.close()
+        await state.limits.close()
+        await state.database.dispose()

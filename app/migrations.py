@@ -1,4 +1,7 @@
-"""The database's schema: brought to the newest revision, one branch for each feature."""
+"""The database's schema: brought to the newest revision, one branch for each part that has tables.
+
+The parts are `core`, `realtime` and the features.
+"""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,7 +22,14 @@ from app.core.settings import Settings, sqlite_file
 
 ROOT = Path(__file__).parent.parent
 VERSIONS = ROOT / "alembic" / "versions"
-FEATURES = ROOT / "app" / "features"
+APP = ROOT / "app"
+
+
+def has_tables(part: str) -> bool:
+    """Whether `part` is one that may have migrations: the engine's floors, and each feature."""
+    if part in ("core", "realtime"):
+        return True
+    return (APP / "features" / part / "models.py").is_file()
 
 
 class SchemaError(Exception):
@@ -94,7 +104,7 @@ async def revise(settings: Settings, feature: str, message: str) -> Path:
     Raises:
         SchemaError: there is no such feature.
     """
-    if not (FEATURES / feature / "models.py").is_file():
+    if not has_tables(feature):
         raise SchemaError(f"There is no app/features/{feature}/models.py: write the models first.")
     script = ScriptDirectory.from_config(_config())
     mine = [r.revision for r in script.walk_revisions() if r.revision.startswith(f"{feature}_")]
@@ -130,7 +140,7 @@ def _forget_removed(connection: Connection) -> list[str]:
     removed = []
     for revision in set(context.get_current_heads()) - known:
         feature = revision.rsplit("_", 1)[0]
-        if (FEATURES / feature).is_dir():
+        if has_tables(feature):
             raise SchemaError(
                 f"The database has the migration {revision}, which this code does not know: it is "
                 "newer than the code. Deploy the newer code, or restore a backup."

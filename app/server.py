@@ -2,9 +2,13 @@
 
 import asyncio
 import base64
+import faulthandler
+import signal
 import socket
-from contextlib import suppress
+from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from http import HTTPStatus
+from types import FrameType
 from typing import Any
 from uuid import uuid4
 
@@ -14,13 +18,20 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from app.core.boundary import PROBLEM_JSON, to_json
-from app.core.errors import AppError, HeadersTooLarge, MalformedRequest, RequestTimeout
+from app.core.connections import OpenConnections
+from app.core.errors import AppError, HeadersTooLarge, MalformedRequest, RequestTimeout, Restarting
 from app.core.http import MAX_HEADER_BYTES, MAX_HEADERS
+from app.core.observability import log
 from app.core.settings import Settings
+from app.realtime.wire import websocket_protocol
 
 UNREAD_MILLISECONDS = 10_000
 HEADER_SECONDS = 10
 MAX_HEADER_LINE = 8_000
+OVERTIME_SECONDS = 5  # until a process that has not ended as it should is ended
+AT_ONCE_SECONDS = 5  # for the application to end in after a second signal
+ENDED_PER_SECOND = 500  # connections that are told of a restart: they come back as fast
+CLOSING_SECONDS = 1  # for the other side to answer a close frame
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -144,7 +155,7 @@ def config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=HttpProtocol,  # on h11, which limits headers; httptools takes them without end
-        ws="websockets-sansio",
+        ws=websocket_protocol(),
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
         ws_max_size=settings.ws_max_message_bytes,
         # Compression costs 34 KB a connection, and lets a small frame become a large one.
@@ -157,21 +168,138 @@ def config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         server_header=False,
         access_log=False,
         log_config=None,
-        timeout_graceful_shutdown=settings.shutdown_seconds,
     )
 
 
 class DuplexServer(uvicorn.Server):
-    """uvicorn's server, which says where it is once it can be reached."""
+    """uvicorn's server, which tells every connection of its end before it ends.
 
-    def __init__(self, app: FastAPI, settings: Settings) -> None:
+    SIGINT and SIGTERM end it in good order, a second one at once. `exit_code` is 0, or after a
+    second signal 128 + its number, as a shell has it.
+
+    Args:
+        started: called when it can be reached.
+        lock: entered before anything starts, left after everything has ended.
+    """
+
+    def __init__(
+        self,
+        app: FastAPI,
+        settings: Settings,
+        *,
+        started: Callable[[], None] = lambda: None,
+        lock: AbstractAsyncContextManager[None] | None = None,
+    ) -> None:
         super().__init__(config(app, settings))
+        self.exit_code = 0
+        self._settings = settings
+        self._connections: OpenConnections = app.state.connections
+        self._on_started = started
+        self._lock = lock or nullcontext()
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until a signal comes; raises what entering the lock raises."""
+        self._loop = asyncio.get_running_loop()
+        self._forced = asyncio.Event()
+        async with self._lock:
+            await super().serve(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, then print the address."""
+        """Start, then say so."""
         await super().startup(sockets=sockets)
-        if self.started and sockets:
-            print(f"Duplex is at {_url(sockets[0].getsockname())} (Ctrl-C ends it)", flush=True)  # noqa: T201 - for a person
+        if self.started:
+            self._on_started()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End in good order, or at once where that was asked for before.
+
+        uvicorn's own would raise the signal again at the end, and a container that was stopped
+        would look like one that failed.
+        """
+        if self.should_exit:
+            self.force_exit = True
+            self.exit_code = 128 + sig
+            self._loop.call_soon_threadsafe(self._forced.set)
+            _exit_in(AT_ONCE_SECONDS)
+        else:
+            self.should_exit = True
+            _exit_in(self._settings.shutdown_seconds + OVERTIME_SECONDS)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no more sockets, end those there are, finish requests; cut what is left."""
+        self._connections.draining = True
+        log.info("ending", connections=len(self._connections))
+        ending = asyncio.create_task(self._end(sockets), name="shutdown")
+        forced = asyncio.create_task(self._forced.wait(), name="second signal")
+        try:
+            await asyncio.wait((ending, forced), return_when=asyncio.FIRST_COMPLETED)
+            if ending.done():
+                await ending
+            else:
+                ending.cancel()
+                self._cut(self.server_state.connections)
+                for task in self.server_state.tasks:
+                    task.cancel()
+                await self.lifespan.shutdown()
+        finally:
+            ending.cancel()
+            forced.cancel()
+            await asyncio.gather(ending, forced, return_exceptions=True)
+
+    async def _end(self, sockets: list[socket.socket] | None) -> None:
+        budget = self._settings.shutdown_seconds
+        step = min(1, budget / 5)  # after the sockets for requests, after those for the application
+        deadline = self._loop.time() + budget - step
+        await self._drain(deadline - step)
+        self._cut(each for each in self._websockets() if each.transport.get_write_buffer_size())
+        left = max(0, deadline - self._loop.time())
+        self.config.timeout_graceful_shutdown = left  # type: ignore[assignment] # a float will do
+        await super().shutdown(sockets)
+        self._cut(self.server_state.connections)
+
+    async def _drain(self, deadline: float) -> None:
+        """Tell every connection, spread out for them to come back spread out; wait for their end.
+
+        A load balancer has DRAIN_SECONDS before that to see that the process is not ready.
+        """
+        await asyncio.sleep(self._settings.drain_seconds)
+        longest = (deadline - self._loop.time()) / 2
+        seconds = min(len(self._connections) / ENDED_PER_SECOND, longest)
+        await self._connections.drain(Restarting(), seconds=seconds)
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                await self._connections.none_left()
+        deadline = min(deadline, self._loop.time() + CLOSING_SECONDS)
+        while self._websockets() and self._loop.time() < deadline:  # noqa: ASYNC110 - uvicorn's set
+            await asyncio.sleep(0.02)
+
+    def _websockets(self) -> list[Any]:
+        kind = self.config.ws_protocol_class or ()
+        return [each for each in self.server_state.connections if isinstance(each, kind)]
+
+    def _cut(self, connections: Iterable[Any]) -> None:
+        """Abort what there is no more time for: who does not read would be waited for for ever."""
+        doomed = list(connections)
+        for connection in doomed:
+            connection.transport.abort()
+        if doomed:
+            log.warning("connections cut off", number=len(doomed))
+
+
+def _exit_in(seconds: float) -> None:
+    """End this process then, whatever it does, and write down what that was.
+
+    Nothing on the event loop can, where a function holds it. The alarm is for where nobody reads
+    what is written; alone it would not do, as it spares the first process of a container.
+    """
+    faulthandler.dump_traceback_later(seconds, exit=True)
+    if hasattr(signal, "setitimer"):  # not on Windows
+        signal.setitimer(signal.ITIMER_REAL, seconds + 1)
+
+
+def announce(sock: socket.socket) -> None:
+    """Print where a person finds what listens on `sock`."""
+    print(f"Duplex is at {_url(sock.getsockname())} (Ctrl-C ends it)", flush=True)  # noqa: T201 - for a person
 
 
 def _url(address: tuple[Any, ...]) -> str:

@@ -5,11 +5,13 @@ and closed with the code, since it cannot read a refused handshake; any other cl
 `denies_handshake`, gets the HTTP status and problem+json.
 """
 
+import asyncio
 import json
 import traceback
 from contextlib import suppress
 from typing import Any
 
+import anyio
 from fastapi.exception_handlers import http_exception_handler
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
@@ -17,11 +19,14 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from app.core.auth import SUBPROTOCOL
+from app.core.auth import CREDENTIAL_SUBPROTOCOLS
+from app.core.connections import OpenConnection, OpenConnections
 from app.core.errors import (
     AppError,
     InternalError,
     MalformedBody,
+    Restarting,
+    TokenExpired,
     UnsupportedMediaType,
     to_app_error,
 )
@@ -97,7 +102,9 @@ async def refuse(websocket: WebSocket, error: AppError, problem: dict[str, Any])
                 await websocket.send_denial_response(ProblemResponse(error, problem))
                 return
             offered = websocket.scope.get("subprotocols", [])
-            await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
+            # A browser takes no answer that speaks none of what it has offered.
+            known = (name for name in offered if name in CREDENTIAL_SUBPROTOCOLS)
+            await websocket.accept(next(known, None))
         if websocket.application_state == WebSocketState.CONNECTED:
             frame = to_json({"type": "error", "data": problem})
             await websocket.send_text(frame.decode())
@@ -126,26 +133,38 @@ class ErrorBoundary:
             started = True
             await send(message)
 
+        request = Request(scope, receive)
         try:
             await self.app(scope, receive, watching_send)
-        except Exception as exc:
+        except (Exception, asyncio.CancelledError) as raised:
+            exc = _reason(request, raised)
+            if started and _nobody_reads(exc):
+                return
             if started:
                 report(exc)
                 raise  # half an answer is out: the server cuts the connection
-            response = await answer(Request(scope, receive), exc)
+            response = await answer(request, exc)
             if response:
                 await response(scope, receive, send)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         # A second WebSocket over the same connection, kept in the state that the first is in.
         shadow = WebSocket(scope, receive, send)
+        run = _Run(shadow)
         exc: Exception | None = None
         try:
-            await self.app(scope, shadow.receive, shadow.send)
+            await run.to_its_end(self.app)
         except WebSocketDisconnect:
             pass
-        except Exception as error:
-            exc = _blame(error)
+        except (Exception, asyncio.CancelledError) as raised:
+            exc = _blame(_reason(shadow, raised))
+        try:
+            await self._end(shadow, run.error or exc)
+        finally:
+            run.connections.discard(run.connection)
+
+    async def _end(self, shadow: WebSocket, exc: Exception | None) -> None:
+        """End a WebSocket whose application has returned, or raised `exc`, or was ended with it."""
         if exc is None and shadow.application_state == WebSocketState.CONNECTING:
             exc = RuntimeError("The endpoint returned and accepted nothing.")
         if shadow.client_state == WebSocketState.DISCONNECTED:
@@ -158,6 +177,66 @@ class ErrorBoundary:
                 await shadow.close()
 
 
+class _Run:
+    """An application at work on a WebSocket, which can be ended from outside.
+
+    Until somebody takes the connection over (`scope["duplex.connection"].end = …`), its end is to
+    cancel the application, and it ends by itself when the token of its principal expires.
+    """
+
+    def __init__(self, shadow: WebSocket) -> None:
+        self.connections: OpenConnections = shadow.app.state.connections
+        self.connection = OpenConnection(shadow.scope, self.end)
+        self.error: AppError | None = None
+        self._shadow = shadow
+        self._timeout = asyncio.timeout(None)  # cancels the application when it is rescheduled
+        self._expiry: asyncio.TimerHandle | None = None
+        shadow.scope["duplex.connection"] = self.connection
+
+    async def to_its_end(self, app: ASGIApp) -> None:
+        """Run the application; raises what it raises, or TimeoutError where it was ended."""
+        try:
+            async with self._timeout:
+                self.connections.add(self.connection)
+                await app(self._shadow.scope, self._shadow.receive, self._send)
+        finally:
+            if self._expiry:
+                self._expiry.cancel()
+
+    def end(self, error: AppError) -> None:
+        """Have the application cancelled, for the client to be told `error`. Does not wait."""
+        if self.error is None:
+            self.error = error
+            with suppress(RuntimeError):  # it is at its end already
+                self._timeout.reschedule(0)
+
+    async def _send(self, message: Message) -> None:
+        if message["type"] == "websocket.accept":
+            self._watch_expiry()
+        await self._shadow.send(message)
+
+    def _watch_expiry(self) -> None:
+        """Look at the principal when its token should have expired: there may be a newer one."""
+        principal = self.connection.principal
+        if principal is None or self.connection.end != self.end:
+            return
+        left = principal.seconds_left(self._shadow.app.state.settings.token_leeway)
+        if left > 0:
+            loop = asyncio.get_running_loop()
+            self._expiry = loop.call_later(left, self._watch_expiry)
+        else:
+            self.end(TokenExpired())
+
+
+def _reason(connection: HTTPConnection, exc: BaseException) -> Exception:
+    """What the client is told of `exc`: of a cancellation at the server's end, why."""
+    if isinstance(exc, Exception):
+        return exc
+    if connection.app.state.connections.draining:
+        return Restarting("It took longer than there was time for.")
+    raise exc
+
+
 def _blame(exc: Exception) -> Exception:
     """What a frame is that `receive_json()` and its like cannot read: the client's error."""
     if any(frame.f_code in READERS for frame, _ in traceback.walk_tb(exc.__traceback__)):
@@ -166,6 +245,13 @@ def _blame(exc: Exception) -> Exception:
         if isinstance(exc, (ValueError, RecursionError)):
             return MalformedBody()
     return exc
+
+
+def _nobody_reads(exc: BaseException) -> bool:
+    """Whether a response only met the end of its client, as FastAPI's server-sent events do."""
+    if isinstance(exc, BaseExceptionGroup):
+        return all(_nobody_reads(each) for each in exc.exceptions)
+    return isinstance(exc, anyio.BrokenResourceError)
 
 
 def _is_disconnect(exc: Exception) -> bool:

@@ -7,14 +7,27 @@ holds no connection.
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 from fastapi import Depends
-from sqlalchemy import BigInteger, DateTime, Integer, MetaData, event, text
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    DateTime,
+    Integer,
+    MetaData,
+    delete,
+    event,
+    select,
+    text,
+    tuple_,
+)
 from sqlalchemy import exc as sa_exc
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Connection, Dialect, ExceptionContext
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
@@ -22,8 +35,9 @@ from sqlalchemy.ext.asyncio import (
     async_sessionmaker,
     create_async_engine,
 )
-from sqlalchemy.orm import DeclarativeBase, Session, mapped_column
+from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Session, mapped_column
 from sqlalchemy.types import TypeDecorator
+from sqlalchemy.util import await_only
 from starlette.requests import HTTPConnection
 
 from app.core.errors import AppError, InvalidParameter, Unavailable, to_app_error
@@ -85,15 +99,27 @@ class UnitOfWork(AsyncSession):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._before_commit: list[Callable[[], Awaitable[None]]] = []
         self._after_commit: list[Callable[[], None]] = []
+
+    def before_commit(self, action: Callable[[], Awaitable[None]]) -> None:
+        """Await `action` right before the commit, when all else has been written.
+
+        The actions run in the order given here; what they lock is held for a moment only.
+        """
+        self._before_commit.append(action)
 
     def after_commit(self, action: Callable[[], None]) -> None:
         """Call `action` once the commit has succeeded, in the order given here."""
         self._after_commit.append(action)
 
     async def finish(self) -> None:
-        """Commit, then run what was left for after the commit."""
+        """Commit, with what was left for right before and after it."""
         try:
+            if self._before_commit:
+                await self.flush()
+                for prepare in self._before_commit:
+                    await prepare()
             await self.commit()
         except Exception:
             # The driver may leave its transaction open, locks and all, and the pool hand that on.
@@ -101,6 +127,45 @@ class UnitOfWork(AsyncSession):
             raise
         for action in self._after_commit:
             action()
+
+
+class Turns:
+    """Lets the writers of this process queue for SQLite, which would have them sleep and look.
+
+    A unit of work has its turn from its first statement on, and not while it does something else.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._lock = asyncio.Lock()
+        self._mine: ContextVar[list[bool]] = ContextVar("turn")
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Give the turn back at the end of this block, if it was had."""
+        had: list[bool] = []
+        token = self._mine.set(had)
+        try:
+            yield
+        finally:
+            self._mine.reset(token)
+            if had:
+                self._lock.release()
+
+    def wait(self, connection: Connection) -> None:
+        """Wait for the turn as a transaction begins that writes. Raises Unavailable."""
+        mine = self._mine.get(None)
+        writes = connection.get_execution_options().get("immediate")
+        if writes and mine == []:
+            try:
+                await_only(self._turn())
+            except TimeoutError:
+                raise Unavailable("The database does not answer in time.") from None
+            mine.append(True)
+
+    async def _turn(self) -> None:
+        async with asyncio.timeout(self._timeout):
+            await self._lock.acquire()
 
 
 class SqlDatabase:
@@ -117,6 +182,7 @@ class SqlDatabase:
         arguments: dict[str, Any] = (
             {"timeout": timeout} if sqlite else {"connect_timeout": max(1, round(timeout))}
         )
+        self._turns = Turns(timeout)
         self.engine = create_async_engine(
             url,
             pool_size=pool_size,
@@ -127,10 +193,14 @@ class SqlDatabase:
             connect_args=arguments,
         )
         event.listen(self.engine.sync_engine, "handle_error", _leave_out_detail)
+        if sqlite:  # before it begins
+            event.listen(self.engine.sync_engine, "begin", self._turns.wait)
         begin_explicitly(self.engine)
         if sqlite:
             event.listen(self.engine.sync_engine, "connect", _set_up_sqlite)
-        reader = self.engine.execution_options(postgresql_readonly=True)
+        # One moment for all its statements, as SQLite gives it without being asked.
+        reading = {} if sqlite else {"isolation_level": "REPEATABLE READ"}
+        reader = self.engine.execution_options(postgresql_readonly=True, **reading)
         writer = self.engine.execution_options(immediate=True)
         self._reading = async_sessionmaker(
             reader, sync_session_class=ReadOnly, expire_on_commit=False
@@ -139,7 +209,7 @@ class SqlDatabase:
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncSession]:
-        """A session that only reads, and is rolled back at the end."""
+        """A session that only reads, and sees the data of one moment."""
         async with self._reading() as session:
             yield session
 
@@ -150,9 +220,10 @@ class SqlDatabase:
         On SQLite it begins IMMEDIATE, so that what it reads cannot change before it writes.
         A cancellation before the commit rolls back; from the commit on it waits for the end.
         """
-        async with self._writing() as session:
-            yield session
-            await _uncancelled(session.finish())
+        with self._turns.one():
+            async with self._writing() as session:
+                yield session
+                await _uncancelled(session.finish())
 
     async def ping(self) -> None:
         """Ask the database for nothing; raises what its driver raises when it is not there."""
@@ -181,6 +252,36 @@ async def _uncancelled(work: Coroutine[Any, Any, T]) -> T:
     if cancelled:
         raise cancelled
     return result
+
+
+def upsert(dialect: Dialect, model: type[Base]) -> postgresql.Insert:
+    """An INSERT that can say `on_conflict_do_…`, which both dialects spell alike."""
+    if dialect.name == "postgresql":
+        return postgresql.insert(model)
+    return cast(postgresql.Insert, sqlite.insert(model))
+
+
+async def delete_some(
+    uow: UnitOfWork,
+    key: Sequence[InstrumentedAttribute[Any]],
+    *where: ColumnElement[bool],
+    at_most: int,
+    first: InstrumentedAttribute[Any] | None = None,
+) -> None:
+    """Delete rows that are over, many at most, so that nobody waits for it.
+
+    Rows that somebody has locked, who may be about to use one, are left for the next time.
+
+    Args:
+        key: the columns of the primary key.
+        where: which rows.
+        at_most: how many of them.
+        first: the column whose lowest values go first.
+    """
+    over = select(*key).where(*where).limit(at_most).with_for_update(skip_locked=True)
+    if first is not None:
+        over = over.order_by(first)
+    await uow.execute(delete(key[0].class_).where(tuple_(*key).in_(over)))
 
 
 def begin_explicitly(engine: AsyncEngine) -> None:

@@ -4,8 +4,10 @@
     ├── InvalidParameter, MalformedBody, UnsupportedMediaType, BodyTooLarge
     ├── MalformedRequest, HeadersTooLarge, RequestTimeout
     ├── NotFound, MethodNotAllowed, HttpError
-    ├── AuthenticationFailed, TokenExpired, Forbidden
-    ├── OriginNotAllowed, HostNotAllowed, Overloaded
+    ├── AuthenticationFailed, TokenExpired, SessionRevoked, StepUpRequired
+    ├── Forbidden, InsufficientScope
+    ├── RateLimited, TooManyConnections
+    ├── OriginNotAllowed, HostNotAllowed, Overloaded, Restarting
     └── Unavailable, InternalError
 
 A subclass registers itself under its `code` when it is defined. The same object leaves as
@@ -42,7 +44,7 @@ class AppError(Exception):
     Args:
         detail: what went wrong this time, for a person; no secret, no input echoed.
         errors: the fields that are wrong.
-        retry_after: seconds after which the same may succeed.
+        retry_after: seconds after which the same may succeed; over HTTP the header says so too.
         headers: extra HTTP headers, where the door is HTTP.
     """
 
@@ -56,6 +58,10 @@ class AppError(Exception):
     everywhere: ClassVar[bool] = False
     #: Refused before the handshake completes even when the client is a browser.
     denies_handshake: ClassVar[bool] = False
+    #: Methods that no request is refused with it by, for the documents.
+    never_by: ClassVar[frozenset[str]] = frozenset()
+    #: The WebSocket close code, where it does not follow from the status.
+    closes_with: ClassVar[int | None] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -74,13 +80,15 @@ class AppError(Exception):
         self.detail = detail
         self.errors = list(errors)
         self.retry_after = retry_after
+        if retry_after is not None:
+            headers = {"Retry-After": str(max(1, round(retry_after))), **(headers or {})}
         if headers:
             self.headers = {**self.headers, **headers}
 
     @property
     def close_code(self) -> int:
-        """The WebSocket close code: 1013 for 503, 1011 for any other 5xx, else 4000 + status."""
-        return close_code(self.status)
+        """The WebSocket close code: its own, or the one that follows from the status."""
+        return self.closes_with or close_code(self.status)
 
     def problem(self, *, instance: str | None, request_id: str | None) -> dict[str, Any]:
         """The error as an RFC 9457 object, with the members that Duplex adds."""
@@ -112,7 +120,7 @@ class AppError(Exception):
             "title": cls.title,
             "status": cls.status,
             "error_code": cls.error_code,
-            "close_code": close_code(cls.status),
+            "close_code": cls.closes_with or close_code(cls.status),
             "retryable": cls.retryable,
             "type": f"/errors/{cls.code}",
             # Under `python -OO` there are no docstrings.
@@ -121,7 +129,7 @@ class AppError(Exception):
 
 
 def close_code(status: int) -> int:
-    """The WebSocket close code for an HTTP status (4000–4499 are for applications)."""
+    """1013 for 503, 1011 for any other 5xx, else 4000 + status (4000–4999 are for applications)."""
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         return 1013
     return 1011 if status >= 500 else 4000 + status
@@ -222,6 +230,32 @@ class TokenExpired(AppError):
     headers = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
 
 
+class SessionRevoked(AppError):
+    """The token is good, but was revoked: refresh it; where that is refused, sign in again."""
+
+    status = 401
+    code = "session_revoked"
+    title = "This session was ended."
+    headers = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
+
+
+class InsufficientScope(AppError):
+    """The credential is valid, and was not given for this (RFC 6750 section 3.1)."""
+
+    status = 403
+    code = "insufficient_scope"
+    title = "The token or key was not given for this."
+
+
+class StepUpRequired(AppError):
+    """Who asks has to prove again that it is them: too long ago, or too weakly (RFC 9470)."""
+
+    status = 401
+    code = "step_up_required"
+    title = "Prove again that it is you."
+    headers = {"WWW-Authenticate": 'Bearer error="insufficient_user_authentication"'}
+
+
 class HttpError(AppError):
     """Any other HTTP error; its status is the one that was raised."""
 
@@ -320,6 +354,27 @@ class OriginNotAllowed(AppError):
     denies_handshake = True
 
 
+class RateLimited(AppError):
+    """This was done as often as a limit allows; it says when there is more of it."""
+
+    status = 429
+    code = "rate_limited"
+    title = "This was done too often."
+    retryable = True
+    everywhere = True
+
+
+class TooManyConnections(AppError):
+    """As many sockets of one user, or from one address, are open as may be."""
+
+    status = 429
+    code = "too_many_connections"
+    title = "Too many connections are open already."
+    retryable = True
+    everywhere = True
+    denies_handshake = True
+
+
 class Unavailable(AppError):
     """Something that the service needs does not answer; the same may succeed shortly."""
 
@@ -339,8 +394,24 @@ class Unavailable(AppError):
     ) -> None:
         given = (headers or {}).get("Retry-After", "")
         retry_after = int(given) if given.isdecimal() else retry_after
-        headers = {"Retry-After": str(max(1, round(retry_after))), **(headers or {})}
         super().__init__(detail, retry_after=retry_after, headers=headers, **kwargs)
+
+
+class UpstreamError(AppError):
+    """Another service is what fails; those that are raised derive from it.
+
+    Args:
+        detail: what went wrong this time, for a person.
+        host: which service, for the log alone.
+    """
+
+    retryable = True
+
+    def __init__(
+        self, detail: str | None = None, *, host: str | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(detail, **kwargs)
+        self.host = host
 
 
 class Overloaded(Unavailable):
@@ -349,6 +420,15 @@ class Overloaded(Unavailable):
     code = "overloaded"
     title = "The service is full right now."
     denies_handshake = True
+
+
+class Restarting(Unavailable):
+    """The process that was connected to ends, as for a new version; connect again."""
+
+    code = "restarting"
+    title = "The service restarts."
+    denies_handshake = True
+    closes_with = 1012  # service restart, in IANA's registry of close codes
 
 
 BY_STATUS: dict[int, type[AppError]] = {

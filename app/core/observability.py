@@ -11,7 +11,8 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.core.errors import to_app_error
+from app.core.caller import caller_of, enter
+from app.core.errors import Restarting, UpstreamError, to_app_error
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 SECRET_KEYS = re.compile(r"authorization|cookie|password|secret|token|body|query", re.IGNORECASE)
@@ -99,6 +100,8 @@ class RequestContext:
         request_id = given if REQUEST_ID.fullmatch(given) else uuid4().hex
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
+        state["began"] = time.monotonic()
+        enter(caller_of(scope, request_id))
         seen: dict[str, Any] = {}
         started = time.perf_counter()
 
@@ -145,9 +148,16 @@ def _log_end(scope: Scope, seen: dict[str, Any], seconds: float) -> None:
 
 
 def report(exc: Exception) -> None:
-    """Log an error that is ours, with its traceback; one of the client's needs no line."""
+    """Log an error that is ours, with its traceback; one of the client's needs no line.
+
+    One of another service's names that service: a traceback of ours would say nothing about it.
+    """
     status = to_app_error(exc).status
-    if status == 503:
+    if isinstance(exc, Restarting):
+        return  # it is meant, and told to every connection: the server has a line for all of them
+    if isinstance(exc, UpstreamError):
+        log.warning("upstream error", error=exc.code, host=exc.host)
+    elif status == 503:
         log.warning("unavailable", reason=type(exc).__name__)
     elif status >= 500:
         log.error("unexpected error", exc_info=exc)

@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Protocol, TypeVar
 
 from email_validator import EmailNotValidError, validate_email
 from fastapi import Path
@@ -57,6 +57,20 @@ class Page(Schema, Generic[T]):
 
     items: Sequence[T]
     next: int | None = None
+
+
+class Numbered(Protocol):
+    """A row, or what is told of it."""
+
+    @property
+    def id(self) -> int:
+        """What the next page starts from."""
+        ...
+
+
+def following(found: Sequence[Numbered], limit: int) -> int | None:
+    """The `next` of a page, of what was found: one more than the `limit` that it shows."""
+    return found[limit - 1].id if len(found) > limit else None
 
 
 def _canonical_id(value: Any) -> Any:

@@ -20,6 +20,7 @@ from typing import (
     dataclass_transform,
     get_args,
     get_type_hints,
+    overload,
 )
 
 from fastapi import Depends, params
@@ -28,9 +29,13 @@ from fastapi.exceptions import WebSocketRequestValidationError
 from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket
 
-from app.core.errors import NotFound, declared, raises
+from app.core.errors import NotFound, RateLimited, declared, raises
+from app.core.limits import Limit
+from app.core.schemas import Schema
 from app.realtime.connection import Connection
-from app.realtime.messages import Message
+from app.realtime.messages import Message, Position
+from app.realtime.outbox import Overflow
+from app.realtime.since import Since
 from app.realtime.topics import Address, Topic
 
 H = TypeVar("H", bound=Callable[..., Awaitable[Any]])
@@ -38,13 +43,25 @@ H = TypeVar("H", bound=Callable[..., Awaitable[Any]])
 BINARY = ""  # the key of the handler for binary frames, which name no type
 
 
-def on(handler: H) -> H:
-    """Mark a method as the handler of the message that its one parameter is annotated with.
+@overload
+def on(handler: H) -> H: ...
+@overload
+def on(*, limit: Limit) -> Callable[[H], H]: ...
+def on(handler: H | None = None, *, limit: Limit | None = None) -> H | Callable[[H], H]:
+    """Mark a method as the handler of the message that its first parameter is annotated with.
 
-    A parameter annotated `bytes` takes binary frames. What it returns is the reply.
+    A parameter annotated `bytes` takes binary frames. A second one, called `key`, is the key that
+    the client may give a message so that it is done once. What it returns is the reply.
+
+    With `@on(limit=…)` each such message is counted, and one too many answered with RateLimited.
     """
-    handler.__on__ = True  # type: ignore[attr-defined]
-    return handler
+
+    def mark(handler: H) -> H:
+        handler.__on__ = True  # type: ignore[attr-defined]
+        handler.__limit__ = limit  # type: ignore[attr-defined]
+        return raises(RateLimited)(handler) if limit else handler
+
+    return mark if handler is None else mark(handler)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +70,8 @@ class Handler:
 
     function: Callable[..., Awaitable[Any]]
     model: type[Message] | None
+    takes_key: bool = False
+    limit: Limit | None = None
 
 
 @dataclass_transform(kw_only_default=True, eq_default=False, field_specifiers=(field,))
@@ -68,20 +87,29 @@ class Channel:
     topic: ClassVar[Topic[Any] | None] = None
     #: Subprotocols it speaks; the first of the client's that is among them is chosen.
     subprotocols: ClassVar[tuple[str, ...]] = ()
+    #: What happens to a client that reads more slowly than it is sent to.
+    overflow: ClassVar[Overflow] = Overflow.EVICT
+    #: How often a client may connect; handshakes that its guards refuse are not counted.
+    handshakes: ClassVar[Limit | None] = None
 
     __handlers__: ClassVar[Mapping[str, Handler]] = {}
 
     websocket: WebSocket = None  # type: ignore[assignment]
     path_values: Mapping[str, Any] = field(default_factory=dict)
+    since: Position | None = None  # where the client resumes, of a durable topic
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         documentation = cls.__doc__
         dataclass(eq=False, repr=False, kw_only=True)(cls)
         cls.__doc__ = documentation  # dataclass writes one, which would reach the documents
+        if cls.topic and cls.topic.durable and cls.overflow is not Overflow.EVICT:
+            raise TypeError(f"{cls.__name__}: {cls.topic} is durable, and loses nothing silently")
         cls.__handlers__ = _handlers(cls)
         cls.__signature__ = _signature(cls)  # type: ignore[attr-defined]
         raises(*declared(cls.address), *declared(cls.authorise), *declared(cls.opened))(cls)
+        if cls.handshakes is not None:
+            raises(RateLimited)(cls)
 
     def address(self) -> Address[Any] | None:
         """The topic of this connection, or None. Override it to fill it from something else."""
@@ -91,7 +119,7 @@ class Channel:
         """Check anew that the client may be here, on current state; raises an AppError if not.
 
         By default every dependency is resolved again and the fields take the new values. It runs
-        right after subscribing, and after each `auth.refresh`.
+        right after subscribing, after each `auth.refresh`, and every WS_AUTHORISE_SECONDS.
         """
         websocket = self.websocket
         solved = await solve_dependencies(
@@ -105,6 +133,10 @@ class Channel:
             raise WebSocketRequestValidationError(solved.errors)
         for name, value in solved.values.items():
             setattr(self, name, value)
+
+    def presence(self) -> Schema | None:
+        """What the others in the topic may know of this client; None, and it is not seen there."""
+        return None
 
     async def opened(self) -> None:
         """Called once the client is connected, before its first frame."""
@@ -126,8 +158,8 @@ def _handlers(cls: type[Channel]) -> dict[str, Handler]:
         if not inspect.iscoroutinefunction(function):
             raise TypeError(f"{where}: a handler is `async def`")
         parameters = list(inspect.signature(function).parameters)
-        if len(parameters) != 2:
-            raise TypeError(f"{where}: a handler takes self and one message")
+        if len(parameters) != 2 and parameters[2:] != ["key"]:
+            raise TypeError(f"{where}: a handler takes self, one message and perhaps its `key`")
         model = get_type_hints(function).get(parameters[1])
         if model is bytes:
             model, key = None, BINARY
@@ -138,7 +170,7 @@ def _handlers(cls: type[Channel]) -> dict[str, Handler]:
         if key in found:
             taken = repr(key) if model else "binary frames"
             raise TypeError(f"{where}: {found[key].function.__name__!r} takes {taken} already")
-        found[key] = Handler(function, model)
+        found[key] = Handler(function, model, len(parameters) > 2, function.__limit__)
     return found
 
 
@@ -147,7 +179,7 @@ def _signature(cls: type[Channel]) -> inspect.Signature:
     parameters = {"websocket": hints["websocket"]}
     defaults = {}
     for each in fields(cls):
-        if each.name in ("websocket", "path_values") or not each.init:
+        if each.name in ("websocket", "path_values", "since") or not each.init:
             continue
         if not _is_injected(hints[each.name]):
             raise TypeError(
@@ -160,6 +192,8 @@ def _signature(cls: type[Channel]) -> inspect.Signature:
     if cls.topic is not None and cls.address is Channel.address:
         values = _path_values(cls, cls.topic, parameters)
         parameters["path_values"] = Annotated[Mapping[str, Any], Depends(values)]
+    if cls.topic is not None and cls.topic.durable:
+        parameters["since"] = Since
     return _keywords(parameters, defaults)
 
 

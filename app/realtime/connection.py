@@ -5,25 +5,27 @@ frame after the other, and the one writer. Everybody else only puts frames into 
 """
 
 import asyncio
-from collections import deque
+import random
+from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
 from pydantic import ValidationError
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocketDisconnect, WebSocketState
 
-from app.core.auth import SUBPROTOCOL, Principal, authenticate
+from app.core.auth import Principal, authenticate
 from app.core.boundary import error_of
 from app.core.errors import (
     AppError,
     InvalidParameter,
+    RateLimited,
     TokenExpired,
     UnsupportedMediaType,
     invalid,
     to_app_error,
 )
+from app.core.limits import Limit, Limits
 from app.core.observability import report
 from app.core.schemas import Schema
 from app.realtime.errors import (
@@ -33,7 +35,10 @@ from app.realtime.errors import (
     TooManyErrors,
     UnknownMessageType,
 )
+from app.realtime.feed import Opening, Subscription
+from app.realtime.handshake import chosen_subprotocol
 from app.realtime.messages import (
+    Broadcast,
     Encoded,
     Envelope,
     InvalidFrame,
@@ -41,12 +46,16 @@ from app.realtime.messages import (
     decode,
     encode,
 )
+from app.realtime.outbox import Outbox
+from app.realtime.presence import Member
+from app.realtime.topics import Address
 
 if TYPE_CHECKING:
     from app.realtime.channel import Channel
 
 M = TypeVar("M", bound=Schema)
 
+PRESENT_AT_MOST = 500  # members in one answer
 FLUSH_SECONDS = 5  # for what waits in the outbox when a socket is ended
 CLOSE_SECONDS = 1
 
@@ -55,53 +64,6 @@ class Refresh(Schema):
     """The data of `auth.refresh`."""
 
     token: str
-
-
-class Outbox:
-    """Frames on their way to one client, bounded in bytes."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._frames: deque[Encoded] = deque()
-        self._size = 0
-        self._filled = asyncio.Event()
-        self._drained = asyncio.Event()
-        self._drained.set()
-
-    def put(self, frame: Encoded) -> bool:
-        """Add a frame; False, and nothing added, where that would exceed the limit."""
-        if self._size + frame.size > self._limit:
-            return False
-        self._frames.append(frame)
-        self._size += frame.size
-        self._filled.set()
-        self._drained.clear()
-        return True
-
-    def replace(self, frame: Encoded) -> None:
-        """Drop all that waits, and let `frame` be the last."""
-        self._frames.clear()
-        self._size = 0
-        self._limit = max(self._limit, frame.size)
-        self.put(frame)
-
-    async def drained(self) -> None:
-        """Wait until every frame has been written."""
-        await self._drained.wait()
-
-    async def write_to(self, websocket: WebSocket) -> None:
-        """Write frames as they come, for ever."""
-        while True:
-            await self._filled.wait()
-            while self._frames:
-                frame = self._frames.popleft()
-                self._size -= frame.size
-                if isinstance(frame.payload, bytes):
-                    await websocket.send_bytes(frame.payload)
-                else:
-                    await websocket.send_text(frame.payload)
-            self._filled.clear()
-            self._drained.set()
 
 
 class Connection:
@@ -113,13 +75,19 @@ class Connection:
         self.id = uuid4().hex
         state = self.websocket.app.state
         self._hub = state.hub
-        self._tokens = state.tokens
+        self._verifier = state.verifier
+        self._revocations = state.revocations
+        self._limits: Limits = state.limits
         self._settings = state.settings
         self._principal: Principal | None = getattr(self.websocket.state, "principal", None)
-        self._inbox: asyncio.Queue[Encoded] = asyncio.Queue(self._settings.ws_inbox_frames)
-        self._outbox = Outbox(self._settings.ws_outbox_bytes)
+        # None: the guards are asked again.
+        self._inbox: asyncio.Queue[Encoded | None] = asyncio.Queue(self._settings.ws_inbox_frames)
+        self._outbox = Outbox(self._settings.ws_outbox_bytes, channel.overflow)
+        self._subscription: Subscription | None = None
+        self._leave: Callable[[], None] | None = None
         self._strikes = 0
         self._expiry: asyncio.TimerHandle | None = None
+        self._recheck: asyncio.TimerHandle | None = None
         self._ended = asyncio.Event()
         self._farewell: AppError | None = None
         self._close_code = 1005
@@ -129,8 +97,12 @@ class Connection:
         """Who is connected, where they are signed in."""
         return self._principal.subject if self._principal else None
 
-    def deliver(self, frame: Encoded) -> None:
-        """Put a frame into the outbox; a client that lets it run over is closed."""
+    def deliver(self, broadcast: Broadcast) -> None:
+        """Take a broadcast; a client that lets too much wait is treated as its channel declares."""
+        if self._farewell is None and not self._outbox.tell(broadcast):
+            self.end(SlowConsumer())
+
+    def _send(self, frame: Encoded) -> None:
         if self._farewell is None and not self._outbox.put(frame):
             self.end(SlowConsumer())
 
@@ -151,44 +123,68 @@ class Connection:
 
         An AppError before the handshake is accepted is raised, for the door to answer.
         """
+        if admit := self.websocket.scope.get("duplex.admit"):
+            admit()  # before anything is written: a writer could tell nobody of the refusal
+        await self._count(self.channel.handshakes)
+        opened = self.websocket.scope.get("duplex.connection")
+        if opened is not None:
+            opened.end = self.end  # from here on this knows best how to
         address = self.channel.address()
-        self.deliver(self._welcome())  # before subscribing, or an event could be the first frame
-        unsubscribe = self._hub.subscribe(address, self) if address else None
         try:
-            if address:
-                # Subscribed first and checked again then, so that no revocation falls in between.
-                await self.channel.authorise()
-            await self.websocket.accept(self._subprotocol())
+            opening = await self._subscribe(address) if address else Opening(None, None)
+            self._send(self._welcome(opening))
+            if self.websocket.application_state == WebSocketState.CONNECTING:  # or it proved first
+                spoken = self.channel.subprotocols
+                await self.websocket.accept(chosen_subprotocol(self.websocket, spoken))
             self._watch_expiry()
+            self._watch_guards()
             try:
                 await self._serve()
             finally:
                 await self._close()
         finally:
-            if unsubscribe:
-                unsubscribe()
-            if self._expiry:
-                self._expiry.cancel()
+            for timer in (self._expiry, self._recheck):
+                if timer:
+                    timer.cancel()
+            if self._leave:
+                self._leave()
+            if self._subscription:
+                self._subscription.cancel()
 
-    def _welcome(self) -> Encoded:
+    async def _subscribe(self, address: Address[Any]) -> Opening:
+        self._subscription = self._hub.subscribe(address, self)
+        # Subscribed first and checked again then, so that no revocation falls in between.
+        await self.channel.authorise()
+        return await self._subscription.open(self.channel.since)
+
+    def _welcome(self, opening: Opening) -> Encoded:
         expires_at = self._principal.expires_at if self._principal else None
-        return encode("welcome", {"connection": self.id, "expires_at": expires_at})
-
-    def _subprotocol(self) -> str | None:
-        offered: list[str] = self.websocket.scope.get("subprotocols", [])
-        spoken = (*self.channel.subprotocols, SUBPROTOCOL)
-        # The client's order decides; `bearer` is only echoed where nothing else is spoken.
-        chosen = [name for name in offered if name in spoken]
-        return min(chosen, key=lambda name: name == SUBPROTOCOL, default=None)
+        data: dict[str, Any] = {"connection": self.id, "expires_at": expires_at}
+        if opening.position:
+            data |= {"epoch": opening.position.epoch, "offset": opening.position.offset}
+        if opening.recovered is not None:
+            data["recovered"] = opening.recovered
+        return encode("welcome", data)
 
     def _watch_expiry(self) -> None:
         if self._expiry:
             self._expiry.cancel()
         if self._principal:
-            left = (self._principal.expires_at - datetime.now(UTC)).total_seconds()
-            left += self._settings.token_leeway_seconds
+            left = self._principal.seconds_left(self._settings.token_leeway)
             loop = asyncio.get_running_loop()
             self._expiry = loop.call_later(max(0.0, left), self.end, TokenExpired())
+
+    def _watch_guards(self) -> None:
+        """Have the guards asked again from time to time, between two frames."""
+
+        def ask() -> None:
+            with suppress(asyncio.QueueFull):  # so busy a client is asked again later
+                self._inbox.put_nowait(None)
+            self._watch_guards()
+
+        # Not all at the same moment, where many have connected at one.
+        seconds = self._settings.ws_authorise_seconds * random.uniform(0.7, 1)  # noqa: S311
+        self._recheck = asyncio.get_running_loop().call_later(seconds, ask)
 
     async def _serve(self) -> None:
         tasks = [
@@ -209,7 +205,8 @@ class Connection:
                 with suppress(TimeoutError):
                     slow = isinstance(self._farewell, SlowConsumer)
                     limit = CLOSE_SECONDS if slow else FLUSH_SECONDS
-                    await asyncio.wait_for(self._outbox.drained(), limit)
+                    async with asyncio.timeout(limit):
+                        await self._outbox.drained()
         finally:
             await _stop(*tasks)
 
@@ -222,9 +219,15 @@ class Connection:
     async def _close(self) -> None:
         if self._farewell is not None:
             self._close_code = self._farewell.close_code
-            with suppress(WebSocketDisconnect, RuntimeError, OSError, TimeoutError):
-                closing = self.websocket.close(self._close_code, self._farewell.code)
-                await asyncio.wait_for(closing, CLOSE_SECONDS)
+            try:
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await self.websocket.close(self._close_code, self._farewell.code)
+            except TimeoutError:
+                # What it does not read would keep the connection, and its memory, until it does.
+                if abort := self.websocket.scope.get("duplex.abort"):
+                    abort()
+            except (WebSocketDisconnect, RuntimeError, OSError):
+                pass
         try:
             await self.channel.closed(self._close_code)
         except Exception as exc:
@@ -246,6 +249,7 @@ class Connection:
 
     async def _work(self) -> None:
         try:
+            await self._enter()
             await self.channel.opened()
         except Exception as exc:
             self.end(exc)
@@ -253,6 +257,14 @@ class Connection:
             frame = await self._inbox.get()
             if self._farewell is not None:
                 return  # who is being closed has nothing more done for them
+            if frame is None:
+                await self._authorise()
+                continue
+            try:
+                await self._count(self._limits.client)
+            except RateLimited as refused:
+                self._answer_error(refused, _ref_in(frame))
+                continue
             if isinstance(frame.payload, bytes):
                 await self._handle(None, frame.payload)
                 continue
@@ -263,12 +275,42 @@ class Connection:
             else:
                 await self._handle(envelope, None)
 
+    async def _count(self, limit: Limit | None) -> None:
+        if limit is not None:
+            await self._limits.hit_by(limit, self.websocket.scope)
+
+    async def _enter(self) -> None:
+        """Deliver what the client missed, and let it be seen by the others."""
+        if self._subscription is None:
+            return
+        await self._subscription.catch_up(self._outbox.drained)
+        info = self.channel.presence()
+        address = self.channel.address()
+        if info is not None and address is not None:
+            told = info.model_dump(mode="json")
+            member = Member(connection=self.id, subject=self.subject, info=told)
+            self._leave = self._hub.enter(address, member)
+
+    async def _authorise(self) -> None:
+        """Ask the guards again; a client that they refuse now is closed."""
+        try:
+            await self.channel.authorise()
+        except Exception as exc:
+            if to_app_error(exc).status != 503:  # that says nothing of the client: ask later
+                self.end(exc)
+        else:
+            # A cookie's session lasts longer for being used.
+            self._principal = getattr(self.websocket.state, "principal", self._principal)
+            self._watch_expiry()
+
     async def _handle(self, envelope: Envelope | None, data: bytes | None) -> None:
         ref = envelope.ref if envelope else None
         try:
             reply = await self._dispatch(envelope, data)
         except (InvalidParameter, UnknownMessageType, UnsupportedMediaType) as refused:
             self._refuse(refused, ref)
+        except RateLimited as refused:
+            self._answer_error(refused, ref)  # no strike, and it forgives none
         except Exception as exc:
             error = to_app_error(exc)
             if error.status >= 500 and not error.retryable:
@@ -279,27 +321,43 @@ class Connection:
         else:
             self._strikes = 0
             if reply is not None:
-                self.deliver(reply)
+                self._send(reply)
 
     async def _dispatch(self, envelope: Envelope | None, data: bytes | None) -> Encoded | None:
         handlers = self.channel.__handlers__
         if envelope is None:
-            if handler := handlers.get(""):
-                return _reply(await handler.function(self.channel, data), None)
+            if binary := handlers.get(""):
+                await self._count(binary.limit)
+                return _reply(await binary.function(self.channel, data), None)
             raise UnsupportedMediaType("This channel takes text frames.")
         if envelope.type == "ping":
             return encode("pong", ref=envelope.ref)
         if envelope.type == "auth.refresh":
             return await self._refresh(envelope)
+        if envelope.type == "presence" and self._leave:
+            return self._who_is_here(envelope)
         handler = handlers.get(envelope.type)
         if handler is None or handler.model is None:
             raise UnknownMessageType
+        await self._count(handler.limit)
         message = _validated(handler.model, envelope)
-        return _reply(await handler.function(self.channel, message), envelope.ref)
+        if handler.takes_key:
+            reply = await handler.function(self.channel, message, key=envelope.key)
+        elif envelope.key is not None:
+            raise InvalidParameter("This message takes no key.")
+        else:
+            reply = await handler.function(self.channel, message)
+        return _reply(reply, envelope.ref)
+
+    def _who_is_here(self, envelope: Envelope) -> Encoded:
+        address = self.channel.address()
+        members = self._hub.presence(address) if address else []
+        told = [member.model_dump() for member in members[:PRESENT_AT_MOST]]
+        return encode("presence", {"members": told, "count": len(members)}, ref=envelope.ref)
 
     async def _refresh(self, envelope: Envelope) -> Encoded:
         token = _validated(Refresh, envelope).token
-        principal = authenticate(self._tokens, token)
+        principal = await authenticate(self._verifier, token, self._revocations)
         if principal.subject != self.subject:
             raise SubjectChanged
         self.websocket.state.token = token
@@ -307,13 +365,13 @@ class Connection:
         self._watch_expiry()
         try:
             await self.channel.authorise()
-        except Exception as exc:
+        except Exception as exc:  # what the fields say is true of the old token alone
             self.end(exc, envelope.ref)
         return encode("auth.refreshed", {"expires_at": principal.expires_at}, ref=envelope.ref)
 
     def _answer_error(self, exc: Exception, ref: Any) -> None:
         _, problem = error_of(self.websocket, exc)
-        self.deliver(encode("error", problem, ref=ref))
+        self._send(encode("error", problem, ref=ref))
 
     def _refuse(self, error: AppError, ref: Any) -> None:
         """Answer a frame that was not valid, and count it; too many in a row end the socket."""
@@ -342,7 +400,8 @@ def _reply(result: Any, ref: Any) -> Encoded | None:
     if result is None:
         return encode("ack", ref=ref) if ref is not None else None
     if isinstance(result, Message):
-        return encode(result.type, result, ref=ref)
+        position = result.log_position
+        return encode(result.type, result, ref=ref, offset=position.offset if position else None)
     return Encoded.of(result)
 
 

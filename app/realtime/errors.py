@@ -45,3 +45,13 @@ class SubjectChanged(AppError):
     code = "realtime.subject_changed"
     title = "The token belongs to somebody else."
     everywhere = True
+
+
+class PositionLost(AppError):
+    """What follows the client's position is gone from the log: it reads the state anew."""
+
+    status = 409
+    code = "realtime.position_lost"
+    title = "Events that this client has not seen are gone: start over."
+    retryable = True
+    everywhere = True

@@ -4,17 +4,30 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import Field, StrictInt, StrictStr, ValidationError
+from pydantic import Field, PrivateAttr, StrictInt, StrictStr, ValidationError
 from pydantic_core import from_json, to_json
 
 from app.core.errors import AppError, MalformedBody, invalid
 from app.core.schemas import Schema
 
 TYPE_PATTERN = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*")
-RESERVED_TYPES = frozenset({"ack", "auth.refresh", "auth.refreshed", "error", "ping", "pong",
-                            "welcome"})  # fmt: skip
+RESERVED_TYPES = frozenset({"ack", "auth.csrf", "auth.refresh", "auth.refreshed", "error", "ping",
+                            "pong", "presence", "presence.changed", "welcome"})  # fmt: skip
 
+Key = Annotated[StrictStr, Field(min_length=1, max_length=255, pattern=r"^[\x20-\x7e]+$")]
 Ref = Annotated[StrictStr, Field(max_length=64)] | Annotated[StrictInt, Field(ge=0, lt=2**53)]
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in a topic: after the event of this offset. Offsets mean something in their epoch."""
+
+    epoch: str
+    offset: int
+
+
+#: Before the first event of a topic that has had none.
+START = Position("", 0)
 
 
 class Message(Schema):
@@ -26,6 +39,27 @@ class Message(Schema):
     """
 
     type: ClassVar[str]
+    #: Raised when the fields change: events that are stored in an older form pass `upgrade` first.
+    schema_version: ClassVar[int] = 1
+    #: Fields that say what an event is about, where only the newest matters (Overflow.COALESCE).
+    latest_by: ClassVar[tuple[str, ...]] = ()
+
+    _log_position: Position | None = PrivateAttr(None)
+
+    @property
+    def log_position(self) -> Position | None:
+        """Where this event is in its topic, once the unit of work that published it commits."""
+        return self._log_position
+
+    def with_log_position(self, epoch: str, offset: int) -> Self:
+        """This event, which was recorded there."""
+        self._log_position = Position(epoch, offset)
+        return self
+
+    @classmethod
+    def upgrade(cls, data: dict[str, Any], version: int) -> dict[str, Any]:
+        """The fields of an event that was stored as `version`, as this version has them."""
+        return data
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -59,11 +93,86 @@ def encode(kind: str, data: Any = None, **members: Any) -> Encoded:
     return Encoded(raw.decode(), len(raw))
 
 
+class Broadcast:
+    """Something that every subscriber of a topic is told, encoded once for all of them."""
+
+    __slots__ = ("_frame",)
+
+    #: Where two of one key wait for the same client, only the newer is sent (Overflow.COALESCE).
+    latest: str | None = None
+
+    def __init__(self) -> None:
+        self._frame: Encoded | None = None
+
+    @property
+    def frame(self) -> Encoded:
+        """As plain sockets are sent it."""
+        if self._frame is None:
+            self._frame = self.encode()
+        return self._frame
+
+    def encode(self) -> Encoded:
+        """The frame."""
+        raise NotImplementedError
+
+
+class Publication(Broadcast):
+    """An event of a topic, in JSON, and its position where the topic is durable."""
+
+    __slots__ = ("data", "latest", "position", "topic", "type")
+
+    def __init__(
+        self,
+        topic: str,
+        kind: str,
+        data: bytes,
+        position: Position | None = None,
+        latest: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.topic = topic
+        self.type = kind
+        self.data = data
+        self.position = position
+        self.latest = latest
+
+    @classmethod
+    def of(cls, topic: str, event: Message) -> Self:
+        """An event that is published now."""
+        about = [str(getattr(event, name)) for name in event.latest_by]
+        latest = ":".join((topic, event.type, *about)) if about else None
+        return cls(topic, event.type, event.model_dump_json().encode(), None, latest)
+
+    def encode(self) -> Encoded:
+        """`{type, topic, offset?, data}`."""
+        head = {"type": self.type, "topic": self.topic}
+        offset = b',"offset":%d' % self.position.offset if self.position else b""
+        raw = b'%b%b,"data":%b}' % (to_json(head)[:-1], offset, self.data)
+        return Encoded(raw.decode(), len(raw))
+
+    def pack(self) -> bytes:
+        """For the way to other processes."""
+        epoch, offset = (self.position.epoch, self.position.offset) if self.position else (None, 0)
+        return to_json([self.type, epoch, offset, self.latest]) + b"\n" + self.data
+
+    @classmethod
+    def unpack(cls, topic: str, packed: bytes) -> Self:
+        """What `pack` has packed. Raises ValueError for anything else."""
+        head, _, data = packed.partition(b"\n")
+        kind, epoch, offset, latest = from_json(head)
+        position = None if epoch is None else Position(epoch, offset)
+        return cls(topic, kind, data, position, latest)
+
+
 class Envelope(Schema):
-    """What a client sends: a message's type, its data, and a `ref` that the reply repeats."""
+    """What a client sends: a message's type, its data, and a `ref` that the reply repeats.
+
+    With a `key` the message is done once, however often it is sent.
+    """
 
     type: str = Field(min_length=1, max_length=64)
     ref: Ref | None = None
+    key: Key | None = None
     data: Any = None
 
 

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from datetime import timedelta
 from types import UnionType
 from typing import Generic, TypeVar, Union, get_args, get_origin
 
@@ -12,6 +13,7 @@ E = TypeVar("E", bound=Message)
 
 PLACEHOLDER = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
 VALUE = re.compile(r"[^:/]+")
+MAX_NAME = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +28,28 @@ class Topic(Generic[E]):
     """A family of topics, as `Topic[Posted | Joined]("rooms:{room_id}")`.
 
     Publishing an event of another type is an error of types, and raises TypeError at run time.
+
+    Args:
+        pattern: the names, with a placeholder for each value.
+        durable: record the events, so that a client can resume after the last one it has seen.
+        keep: how many events a client may have missed, where durable; older ones are removed.
+        keep_for: how long an event is kept, where durable.
     """
 
-    def __init__(self, pattern: str) -> None:
+    def __init__(
+        self,
+        pattern: str,
+        *,
+        durable: bool = False,
+        keep: int = 1000,
+        keep_for: timedelta = timedelta(days=7),
+    ) -> None:
+        if keep < 1 or keep_for <= timedelta(0):
+            raise ValueError(f"{pattern!r} keeps nothing: leave durable out instead")
         self.pattern = pattern
+        self.durable = durable
+        self.keep = keep
+        self.keep_for = keep_for
         self.placeholders = tuple(PLACEHOLDER.findall(pattern))
         literal = PLACEHOLDER.sub("", pattern)
         # One to a part: of `{a}{b}` or `{a}-{b}` two fillings could give one name.
@@ -52,7 +72,10 @@ class Topic(Generic[E]):
                 raise NotFound
             return value
 
-        return Address(self, PLACEHOLDER.sub(value_of, self.pattern))
+        name = PLACEHOLDER.sub(value_of, self.pattern)
+        if len(name) > MAX_NAME:
+            raise NotFound
+        return Address(self, name)
 
     def parse(self, name: str) -> dict[str, str] | None:
         """The values, as text, that render to `name`; None where it is no name of this topic."""
