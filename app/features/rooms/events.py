@@ -37,4 +37,6 @@ class Archived(Message):
     by: Person
 
 
-room_events = Topic[Posted | MemberJoined | MemberLeft | Archived]("rooms:{room_id}")
+room_events = Topic[Posted | MemberJoined | MemberLeft | Archived](
+    "rooms:{room_id}", durable=True, keep=1000
+)

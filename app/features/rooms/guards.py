@@ -6,12 +6,21 @@ from typing import Annotated
 from fastapi import Depends
 from sqlalchemy import Select, select
 
-from app.core.auth import CurrentUser, Principal
+from app.core.auth import CurrentUser, Principal, has_scope, scope
 from app.core.db import Database
 from app.core.errors import raises
+from app.core.limits import Limit
 from app.core.schemas import Id
 from app.features.rooms.errors import NotAMember, RoomNotFound
 from app.features.rooms.models import MemberRow, RoomRow
+
+WRITE = scope("rooms:write", "Create, join, leave and archive rooms, and post into them")
+
+MayRead = Depends(has_scope(scope("rooms:read", "Read rooms, and hear what happens in them")))
+MayWrite = Depends(has_scope(WRITE))
+
+#: How often somebody may post, at both doors together.
+posting = Limit("120/minute", name="rooms.post")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,8 @@
 """What can be done with rooms. Each write decides in its one unit of work, on what is true then."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Annotated, TypeVar
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
 
 from fastapi import Depends
 from sqlalchemy import Select, exists, func, select
@@ -11,7 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core.auth import Principal
 from app.core.db import Database, SqlDatabase, UnitOfWork
-from app.core.schemas import Page
+from app.core.idempotency import Idempotency, IdempotencyKeys
+from app.core.jobs import JobQueue, Jobs
+from app.core.schemas import Page, following
 from app.features.rooms.errors import (
     MemberNotFound,
     NotAMember,
@@ -23,10 +24,8 @@ from app.features.rooms.errors import (
 from app.features.rooms.events import Archived, MemberJoined, MemberLeft, Posted, room_events
 from app.features.rooms.guards import RoomAccess, membership
 from app.features.rooms.models import MemberRow, PostRow, RoomRow
-from app.features.rooms.schemas import Person, PostDraft, Room, RoomDraft
-from app.realtime import EventHub, Hub
-
-Item = TypeVar("Item", Room, Posted)
+from app.features.rooms.schemas import Person, PostDraft, Reminder, ReminderDraft, Room, RoomDraft
+from app.realtime import EventHub, Hub, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +34,27 @@ class RoomsService:
 
     db: SqlDatabase
     hub: EventHub
+    idempotency: IdempotencyKeys
+    jobs: JobQueue
 
-    async def create(self, user: Principal, draft: RoomDraft) -> Room:
-        """Create a room; whoever creates it owns it and is its first member."""
+    async def create(self, user: Principal, draft: RoomDraft, key: str | None = None) -> Room:
+        """Create a room; whoever creates it owns it and is its first member.
+
+        Raises IdempotencyKeyReused.
+        """
         now = datetime.now(UTC)
         row = RoomRow(name=draft.name, owner_id=user.subject, owner_name=user.name, created_at=now)
-        async with self.db.unit_of_work() as uow:
+
+        async def create() -> Room:
             uow.add(row)
             await uow.flush()
             uow.add(_member_row(row.id, user, now))
-        return _room(row, member=True, members=1)
+            return _room(row, member=True, members=1)
+
+        async with self.db.unit_of_work() as uow:
+            return await self.idempotency.once(
+                uow, user.subject, key, create, operation="rooms.create", body=draft, answer=Room
+            )
 
     async def room(self, user: Principal, room_id: int) -> Room:
         """A room, as `user` sees it. Raises RoomNotFound."""
@@ -59,7 +69,7 @@ class RoomsService:
         async with self.db.reading() as session:
             rows = (await session.execute(query)).all()
         rooms = [_room(row, member=member, members=members) for row, member, members in rows]
-        return _page(rooms, limit)
+        return Page(items=rooms[:limit], next=following(rooms, limit))
 
     async def join(self, user: Principal, room_id: int) -> Room:
         """Make `user` a member; nothing changes for whoever is one. Raises RoomNotFound."""
@@ -123,41 +133,68 @@ class RoomsService:
                 self.hub.publish(uow, room_events.at(room_id=room.id), archived)
             return await _seen_by(uow, access.user, room.id)
 
-    async def post(self, access: RoomAccess, draft: PostDraft) -> Posted:
+    async def post(self, access: RoomAccess, draft: PostDraft, key: str | None = None) -> Posted:
         """Post into the room; everyone in it hears it.
 
-        Raises RoomNotFound, NotAMember, RoomReadOnly: the room of this moment decides.
+        Raises RoomNotFound, NotAMember, RoomReadOnly: the room of this moment decides. Raises
+        IdempotencyKeyReused.
         """
-        user = access.user
+        operation = f"rooms.post {access.room_id}"
+
+        async def post() -> Posted:
+            return await self._post(uow, access.room_id, _person(access.user), draft.text)
+
         async with self.db.unit_of_work() as uow:
-            room = await _locked(uow, access.room_id)
-            if await _member(uow, room.id, user.subject) is None:
-                raise NotAMember
-            if room.archived_at is not None:
-                raise RoomReadOnly(f"Room {room.id} is archived.")
-            row = PostRow(
-                room_id=room.id,
-                author_id=user.subject,
-                author_name=user.name,
-                text=draft.text,
-                posted_at=datetime.now(UTC),
+            return await self.idempotency.once(
+                uow, access.user.subject, key, post, operation=operation, body=draft, answer=Posted
             )
-            uow.add(row)
-            await uow.flush()
-            posted = _posted(row)
-            self.hub.publish(uow, room_events.at(room_id=room.id), posted)
+
+    async def remind(self, access: RoomAccess, draft: ReminderDraft) -> None:
+        """Have the room reminded later. Raises as `post` does, of this moment."""
+        author = _person(access.user)
+        reminder = Reminder(room_id=access.room_id, author=author, text=draft.text)
+        at = datetime.now(UTC) + timedelta(seconds=draft.in_seconds)
+        async with self.db.unit_of_work() as uow:
+            await _writable(uow, access.room_id, author)
+            self.jobs.enqueue(uow, reminder, at=at)
+
+    async def post_reminder(self, uow: UnitOfWork, reminder: Reminder) -> Posted:
+        """Post what was to be reminded of, within `uow`. Raises as `post` does."""
+        text = f"Reminder: {reminder.text}"
+        return await self._post(uow, reminder.room_id, reminder.author, text)
+
+    async def _post(self, uow: UnitOfWork, room_id: int, author: Person, text: str) -> Posted:
+        room = await _writable(uow, room_id, author)
+        row = PostRow(
+            room_id=room.id,
+            author_id=author.id,
+            author_name=author.name,
+            text=text,
+            posted_at=datetime.now(UTC),
+        )
+        uow.add(row)
+        await uow.flush()
+        posted = _posted(row)
+        self.hub.publish(uow, room_events.at(room_id=room.id), posted)
         return posted
 
-    async def posts(self, access: RoomAccess, *, before: int | None, limit: int) -> Page[Posted]:
+    async def posts(
+        self, access: RoomAccess, *, before: int | None, limit: int
+    ) -> Snapshot[Posted]:
         """What was posted, the newest first."""
         query = select(PostRow).where(PostRow.room_id == access.room_id)
         if before is not None:
             query = query.where(PostRow.id < before)
         async with self.db.reading() as session:
             rows = await session.scalars(query.order_by(PostRow.id.desc()).limit(limit + 1))
-            return _page([_posted(row) for row in rows], limit)
+            found = [_posted(row) for row in rows]
+            at = await self.hub.position(session, room_events.at(room_id=access.room_id))
+        items, more = found[:limit], following(found, limit)
+        return Snapshot(items=items, next=more, epoch=at.epoch, offset=at.offset)
 
-    async def members(self, access: RoomAccess, *, after: int | None, limit: int) -> Page[Person]:
+    async def members(
+        self, access: RoomAccess, *, after: int | None, limit: int
+    ) -> Snapshot[Person]:
         """Who is in the room, those who joined first first."""
         query = select(MemberRow).where(MemberRow.room_id == access.room_id)
         if after is not None:
@@ -165,12 +202,10 @@ class RoomsService:
         async with self.db.reading() as session:
             rows = await session.scalars(query.order_by(MemberRow.id).limit(limit + 1))
             found = rows.all()
+            at = await self.hub.position(session, room_events.at(room_id=access.room_id))
         people = [Person(id=row.subject, name=row.name) for row in found[:limit]]
-        return Page(items=people, next=found[limit - 1].id if len(found) > limit else None)
-
-
-def _page(items: Sequence[Item], limit: int) -> Page[Item]:
-    return Page(items=items[:limit], next=items[limit - 1].id if len(items) > limit else None)
+        more = following(found, limit)
+        return Snapshot(items=people, next=more, epoch=at.epoch, offset=at.offset)
 
 
 def _rooms_seen_by(user: Principal) -> Select[RoomRow, bool, int]:
@@ -193,6 +228,16 @@ async def _locked(uow: UnitOfWork, room_id: int, *, exclusively: bool = False) -
     room = await uow.get(RoomRow, room_id, with_for_update=lock)
     if room is None:
         raise RoomNotFound
+    return room
+
+
+async def _writable(uow: UnitOfWork, room_id: int, author: Person) -> RoomRow:
+    """The room, which stays as it is, and in which `author` may post, until `uow` ends."""
+    room = await _locked(uow, room_id)
+    if await _member(uow, room.id, author.id) is None:
+        raise NotAMember
+    if room.archived_at is not None:
+        raise RoomReadOnly(f"Room {room.id} is archived.")
     return room
 
 
@@ -234,8 +279,8 @@ def _posted(row: PostRow) -> Posted:
     )
 
 
-async def _rooms(db: Database, hub: Hub) -> RoomsService:
-    return RoomsService(db, hub)
+async def _rooms(db: Database, hub: Hub, idempotency: Idempotency, jobs: Jobs) -> RoomsService:
+    return RoomsService(db, hub, idempotency, jobs)
 
 
 Rooms = Annotated[RoomsService, Depends(_rooms)]
