@@ -1,13 +1,22 @@
 /**
- * The account part of the page: sign up, log in, log out, who am I. Everything else is a page of
- * a feature: `web/<feature>/page.js`, which the service lists in /pages.json.
+ * What is around the pages: who is signed in, the pages there are, log out. Everything else is a
+ * page of a feature, `web/<feature>/page.js`, or the module that signs people in; the service
+ * names them in /pages.json.
  *
- * Such a module exports `mount(element, context)`. `context` has `user`, `path` (what follows
- * "#<feature>/" in the address), `go(path)` and `report(problem)`. What it returns may have
- * `show(path)`, called when the address changes, and `unmount()`.
+ * A page's module exports `mount(element, context)`, and `aside` where it is reached from elsewhere
+ * and is not what is shown first. `context` has `user`, `path` (what follows "#<feature>/" in the
+ * address), `go(path)` and `report(problem)`. What it returns may have `show(path)`, called when the
+ * address changes, and `unmount()`.
+ *
+ * The sign-in's module exports `mount(element, context)` too. It offers its ways to the session,
+ * and its `context` has what /pages.json says of it, `say(...elements)`, which puts them above it,
+ * and `note(element)` and `report(problem)` for who is signed in. What it returns has `own`, where
+ * the name of whoever is signed in leads, if anywhere; `show(notices)`, called when somebody is
+ * signed out, with what they have to be told; `forget()`, when somebody has signed in; and
+ * `follow()`, called with each address, which takes it up if that is one of its own, and returns
+ * whether it was.
  */
 import { focusOn, h } from "./core/dom.js";
-import { onSubmit } from "./core/form.js";
 import { address, send } from "./core/http.js";
 import { problemNotice, report } from "./core/notices.js";
 import { Problem } from "./core/problem.js";
@@ -17,16 +26,14 @@ import { session } from "./core/session.js";
 const byId = (id) => document.getElementById(id);
 const pages = new Map(); // the name of a feature -> its module
 let current = null; // { name, page }
+let entrance = null; // what signs people in
+let listing = null; // what there is: /pages.json
 
-function showProblem(problem) {
-  report(byId("notices"), problem);
+function showProblem(problem, heading = null) {
+  report(byId("notices"), problem, { heading });
 }
 
 // --- Signed out ---------------------------------------------------------------------------------
-
-function choose(form) {
-  for (const each of [byId("sign-up"), byId("log-in")]) each.hidden = each !== form;
-}
 
 function signedOut(problems = []) {
   current?.page?.unmount?.();
@@ -35,12 +42,12 @@ function signedOut(problems = []) {
   document.title = "Duplex";
   byId("page").replaceChildren();
   byId("notices").replaceChildren();
-  byId("signed-out").replaceChildren(...problems.map(whySignedOut));
-  if (problems.length > 0) choose(byId("log-in"));
+  entrance.show(problems.map(whySignedOut));
 }
 
 function whySignedOut(problem, index) {
-  return problemNotice(problem, { heading: index === 0 ? "You were signed out." : null });
+  const ended = index === 0 && problem.status === 401;
+  return problemNotice(problem, { heading: ended ? "You were signed out." : null });
 }
 
 // --- Signed in ----------------------------------------------------------------------------------
@@ -48,36 +55,53 @@ function whySignedOut(problem, index) {
 async function signedIn() {
   document.body.dataset.state = "in";
   byId("signed-out").replaceChildren();
-  byId("user-name").textContent = session.user.name;
-  byId("user-email").textContent = session.user.email;
-  for (const form of document.querySelectorAll("#welcome form")) form.reset();
+  nameTheUser();
+  entrance.forget();
+  byId("page").ariaBusy = "true";
   try {
     await loadPages();
     route();
-    await api.get("accounts/me"); // a session that ended elsewhere ends here at once
+    // At once, and not from a page that was opened while others were loading and has it already.
+    if (!byId("page").contains(document.activeElement)) focusOn(byId("page"));
+    await api.get("me"); // a session that ended elsewhere ends here at once
   } catch (problem) {
     if (session.user) showProblem(problem);
+  } finally {
+    byId("page").ariaBusy = "false";
   }
 }
 
+function nameTheUser() {
+  byId("user-name").textContent = session.user.name;
+  byId("user-email").textContent = session.user.email ?? "";
+  if (entrance.own) byId("user-name").href = entrance.own;
+  byId("log-out-everywhere").hidden = !session.way.leaveEverywhere;
+}
+
 async function loadPages() {
-  const names = (await send("GET", "pages.json")).pages;
+  const names = listing.pages;
   for (const name of names) {
-    if (!pages.has(name)) pages.set(name, await import(address(`${name}/page.js`)));
+    if (!pages.has(name)) pages.set(name, await load(`${name}/page.js`));
   }
-  const links = names.map((name) => h("li", {}, h("a", { href: `#${name}` }, title(name))));
-  byId("pages").replaceChildren(...(names.length > 1 ? links : []));
+  // A page that exports `aside` is reached from elsewhere, and is not what is shown first.
+  const listed = names.filter((name) => !pages.get(name).aside);
+  const links = listed.map((name) => h("li", {}, h("a", { href: `#${name}` }, title(name))));
+  byId("pages").replaceChildren(...(listed.length > 1 ? links : []));
 }
 
 function title(name) {
   return name[0].toUpperCase() + name.slice(1);
 }
 
+function first() {
+  return [...pages.keys()].find((name) => !pages.get(name).aside);
+}
+
 /** Shows what the address asks for: "#rooms/7" is the page `rooms` with the path "7". */
 function route() {
   if (!session.user) return;
   const [asked, ...rest] = location.hash.slice(1).split("/");
-  const name = pages.has(asked) ? asked : pages.keys().next().value;
+  const name = pages.has(asked) ? asked : first();
   const path = name === asked ? rest.join("/") : "";
   if (!name) return byId("page").replaceChildren(byId("no-pages").content.cloneNode(true));
   if (current?.name === name) return current.page?.show?.(path);
@@ -96,40 +120,47 @@ function route() {
   current = { name, page: pages.get(name).mount(element, context) };
 }
 
+async function start() {
+  listing = await send("GET", "pages.json");
+  const { module, ...rest } = listing.sign_in;
+  entrance = (await load(module)).mount(byId("sign-in"), {
+    ...rest,
+    say: (...elements) => byId("signed-out").replaceChildren(...elements),
+    note: (element) => byId("notices").append(element),
+    report: showProblem,
+  });
+  const problems = await session.restore().then(() => [], (problem) => [problem]);
+  // Or somebody was signed in, and has been told already why they are not any more.
+  if (document.body.dataset.state === "starting") signedOut(problems);
+  entrance.follow();
+}
+
+function load(module) {
+  return import(address(module)).catch(() => Promise.reject(Problem.unreachable()));
+}
+
 // --- Start --------------------------------------------------------------------------------------
 
-onSubmit(byId("sign-up"), (values) => session.signUp(values));
-onSubmit(byId("log-in"), (values) => session.logIn(values));
-for (const button of document.querySelectorAll("[data-choose]")) {
-  button.addEventListener("click", () => {
-    const form = byId(button.dataset.choose);
-    choose(form);
-    form.querySelector("input").focus();
-  });
-}
 byId("skip").addEventListener("click", (event) => {
   event.preventDefault(); // the address says which page is shown, not what has the focus
   focusOn(byId("main"));
 });
-byId("log-out").addEventListener("click", async () => {
-  try {
-    await session.logOut();
-  } catch (problem) {
-    showProblem(problem);
-  }
+byId("log-out").addEventListener("click", () => {
+  session.logOut().catch((problem) => showProblem(problem, "You may still be signed in."));
 });
-session.addEventListener("started", async () => {
-  await signedIn();
-  if (session.user) focusOn(byId("page"));
+byId("log-out-everywhere").addEventListener("click", () => {
+  const heading = "You may still be signed in elsewhere.";
+  session.logOutEverywhere().catch((problem) => showProblem(problem, heading));
 });
+session.addEventListener("started", signedIn);
+session.addEventListener("changed", nameTheUser);
 session.addEventListener("ended", (event) => {
   signedOut(event.detail);
   focusOn(byId("welcome-card"));
 });
-addEventListener("hashchange", route);
+addEventListener("hashchange", () => entrance?.follow() || route());
 addEventListener("unhandledrejection", (event) => {
   if (event.reason instanceof Problem) event.preventDefault();
   showProblem(event.reason);
 });
-await session.restore();
-if (!session.user) signedOut();
+await start().catch(showProblem);

@@ -1,16 +1,16 @@
-import { send } from "./http.js";
+import { send, sendForMail } from "./http.js";
 import { session } from "./session.js";
 
 /**
- * One request as the person signed in. A 401 is answered by refreshing the token and asking once
+ * One request as the person signed in. A 401 is answered by renewing the session and asking once
  * more; a second 401 ends the session, which shows the log-in form with the reason.
  */
-async function call(method, path, json) {
-  const ask = async () => send(method, `api/v1/${path}`, { json, token: await session.token() });
+async function call(method, path, json, how = send) {
+  const ask = async () => how(method, `api/v1/${path}`, { json, as: await session.credentials() });
   try {
     return await ask();
   } catch (problem) {
-    if (problem.status !== 401) throw problem;
+    if (problem.status !== 401 || problem.code === "step_up_required") throw problem;
     await session.refresh(problem);
   }
   try {
@@ -26,5 +26,8 @@ export const api = {
   get: (path) => call("GET", path),
   post: (path, json) => call("POST", path, json),
   put: (path, json) => call("PUT", path, json),
-  delete: (path) => call("DELETE", path),
+  patch: (path, json) => call("PATCH", path, json),
+  delete: (path, json) => call("DELETE", path, json),
+  /** A POST that has a mail sent; see `sendForMail`. */
+  postForMail: (path, json) => call("POST", path, json, sendForMail),
 };

@@ -25,9 +25,13 @@ export function focusOn(element) {
   element.focus({ preventScroll: true });
 }
 
-/** Adds a page's own style sheet once. */
+/**
+ * Adds a style sheet. Resolves when it is there, or is known not to come: a module awaits its own
+ * before it exports anything, so that nothing moves under the pointer of who clicks at once.
+ */
 export function addStyles(url) {
-  const href = String(url);
-  const present = [...document.styleSheets].some((sheet) => sheet.href === href);
-  if (!present) document.head.append(h("link", { rel: "stylesheet", href }));
+  return new Promise((resolve) => {
+    const on = { load: resolve, error: resolve };
+    document.head.append(h("link", { rel: "stylesheet", href: String(url), on }));
+  });
 }

@@ -24,6 +24,7 @@ export function onSubmit(form, action) {
       show(form, alert, problem);
     } finally {
       button.disabled = false;
+      if (document.activeElement === document.body) button.focus(); // it had the keyboard
     }
   });
   return form;

@@ -11,12 +11,28 @@ export function address(path) {
 }
 
 /**
- * Sends one request and returns the JSON of its answer, or null when there is none (204).
+ * Sends one request and returns the JSON of its answer, or null when there is none (204). Its
+ * options are `json` or `form`, the body, and `as`, the credentials that it brings.
  * Throws a Problem for every answer that is not a success, and when no answer comes.
  */
-export async function send(method, path, { json, form, token } = {}) {
-  const headers = { Accept: "application/json" };
-  if (token) headers.Authorization = `Bearer ${token}`;
+export async function send(method, path, options) {
+  const response = await ask(method, path, options);
+  return response.status === 204 ? null : response.json();
+}
+
+/**
+ * The same for a request that has a mail sent: returns the mail, or null where it went to the
+ * person. In development a mail is a file, and the answer names it.
+ */
+export async function sendForMail(method, path, options) {
+  const response = await ask(method, path, options);
+  const name = response.headers.get("X-Development-Mail");
+  if (!name) return null;
+  return send("GET", `development/mail/${encodeURIComponent(name)}`);
+}
+
+async function ask(method, path, { json, form, as } = {}) {
+  const headers = { Accept: "application/json", ...as?.headers };
   if (json !== undefined) headers["Content-Type"] = "application/json";
   const body = form ? new URLSearchParams(form) : JSON.stringify(json);
   let response;
@@ -27,5 +43,5 @@ export async function send(method, path, { json, form, token } = {}) {
     throw Problem.unreachable();
   }
   if (!response.ok) throw await Problem.of(response);
-  return response.status === 204 ? null : response.json();
+  return response;
 }

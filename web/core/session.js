@@ -1,19 +1,32 @@
-import { send } from "./http.js";
 import { Problem } from "./problem.js";
 
 const KEY = "session";
-const EARLIEST = 30_000; // refresh this many milliseconds before the token expires, or halfway
+const EARLIEST = 30_000; // renew this many milliseconds before it expires, or halfway
 const RETRY = 5_000;
 const LONGEST_TIMER = 2 ** 31 - 1; // setTimeout takes a longer time for zero
 
 /**
- * Who this tab is signed in as. The tokens live in sessionStorage, so two tabs can be two people.
+ * Who this tab is signed in as, by one of the ways that the module of the sign-in offers.
  *
- * Events: "started"; "refreshed" (a new access token); "ended", whose detail is the list of
- * problems that ended it (empty after a log-out).
+ * A way is an object with
+ * - `name`, and `ofTab`: whether the session is this tab's alone. Its state lives in
+ *   sessionStorage then, so two tabs can be two people, and a copy of the tab does not get it;
+ * - `brings(state)`: the credentials that requests and sockets bring, as `bearer` makes them;
+ * - `renew(state)`: resolves to what of the state is new; a Problem with 401 ends the session;
+ * - `leave(state)`: ends it at whoever keeps it; resolves when that is done;
+ * - and, where there are such, `find()`: the state of a session that was not begun in this tab, or
+ *   null; `leaveEverywhere(credentials)`; `prove(proof, credentials)`, as `renew`, or `again()`,
+ *   which leaves the page for another log-in; `elsewhere()`, other places for a proof, each with a
+ *   `name` and `go()`, which leaves the page for it.
+ * A state has `user`, `expiresAt` and `lifetime` (milliseconds), and what its way keeps beside.
+ *
+ * Events: "started"; "refreshed" (other credentials); "changed" (another name or address); "ended",
+ * whose detail is the list of problems that ended it (empty after a log-out).
  */
 class Session extends EventTarget {
-  #state = null; // { id, user, access, refresh, expiresAt, lifetime }
+  #ways = new Map();
+  #way = null;
+  #state = null;
   #rotation = null;
   #timer = null;
 
@@ -21,53 +34,84 @@ class Session extends EventTarget {
     return this.#state?.user ?? null;
   }
 
-  /** Takes up the session that this tab had before a reload, if it had one. */
+  /** The way by which somebody is signed in, or null. */
+  get way() {
+    return this.#way;
+  }
+
+  /** Makes a way known, by which somebody can be signed in. */
+  offer(way) {
+    this.#ways.set(way.name, way);
+  }
+
+  /** Takes up the session that this tab had before a reload, or one that is not of a tab. */
   async restore() {
-    const stored = sessionStorage.getItem(KEY);
-    if (!stored) return;
-    const state = JSON.parse(stored);
-    if (await claim(state.id)) {
-      this.#keep(state);
-      this.dispatchEvent(new Event("started"));
-    } else {
-      sessionStorage.removeItem(KEY);
+    const state = JSON.parse(sessionStorage.getItem(KEY));
+    const way = this.#ways.get(state?.way);
+    if (way && (await claim(state.id))) return this.#start(way, state);
+    sessionStorage.removeItem(KEY);
+    return this.find();
+  }
+
+  /** Takes up a session that was not begun in this tab, if there is one. Throws a Problem. */
+  async find() {
+    for (const way of this.#ways.values()) {
+      const state = await way.find?.();
+      if (state) return this.begin(way, state);
     }
   }
 
-  async signUp({ email, password, name }) {
-    await send("POST", "api/v1/accounts", { json: { email, password, name } });
-    await this.logIn({ email, password });
+  /** Signs in by a way, with the state that it has come to. */
+  async begin(way, state) {
+    const id = `${state.user.id} ${Date.now()} ${Math.random()}`;
+    if (way.ofTab) await claim(id);
+    this.#start(way, { ...state, way: way.name, id });
   }
 
-  async logIn({ email, password }) {
-    const form = { username: email, password };
-    const tokens = await send("POST", "api/v1/auth/login", { form });
-    const account = await send("GET", "api/v1/accounts/me", { token: tokens.access_token });
-    const user = { ...account, id: String(account.id) }; // as features know them: a subject
-    const id = `${user.id} ${Date.now()} ${Math.random()}`;
-    await claim(id);
-    this.#keep({ id, user, ...read(tokens) });
+  #start(way, state) {
+    this.#way = way;
+    this.#keep(state);
     this.dispatchEvent(new Event("started"));
   }
 
   /** Signs out here first: the person must not wait for the network to be signed out. */
   async logOut() {
-    const refresh_token = this.#state.refresh;
+    const [way, state] = [this.#way, this.#state];
     this.end([]);
-    await send("POST", "api/v1/auth/logout", { json: { refresh_token } });
+    await way.leave(state);
   }
 
-  /** An access token that is good for a while yet; throws a Problem when there is none. */
-  async token() {
+  /** Ends all sessions of this person: here first, and on every other device within a second. */
+  async logOutEverywhere() {
+    const way = this.#way;
+    const credentials = await this.credentials();
+    this.end([]);
+    await way.leaveEverywhere(credentials);
+  }
+
+  /** Proves again who it is, by a password or a code, for what asks for that. */
+  async stepUp(proof) {
+    const credentials = await this.credentials();
+    this.#renewed(await this.#way.prove(proof, credentials));
+  }
+
+  /** Who it is has changed: the name, or the address. */
+  changed(user) {
+    this.#keep({ ...this.#state, user });
+    this.dispatchEvent(new Event("changed"));
+  }
+
+  /** Credentials that are good for a while yet; throws a Problem when there are none. */
+  async credentials() {
     if (this.#state && Date.now() >= this.#dueAt()) await this.refresh();
     if (!this.#state) throw Problem.signedOut();
-    return this.#state.access;
+    return this.#way.brings(this.#state);
   }
 
   /**
-   * Exchanges the refresh token, once however many callers ask at the same time: a refresh token
-   * works a single time, and using it twice ends the session. `cause` is the problem that made
-   * the refresh necessary; it is told to the person when the refresh is refused.
+   * Renews the session, once however many callers ask at the same time: a refresh token works a
+   * single time, and using it twice ends the session. `cause` is the problem that made it
+   * necessary; it is told to the person when the session is refused.
    */
   refresh(cause = null) {
     this.#rotation ??= this.#rotate(cause).finally(() => {
@@ -76,11 +120,11 @@ class Session extends EventTarget {
     return this.#rotation;
   }
 
-  /** Forgets the tokens and tells the page why. */
+  /** Forgets the session and tells the page why. */
   end(problems) {
     if (!this.#state) return;
     clearTimeout(this.#timer);
-    this.#state = null;
+    this.#way = this.#state = null;
     sessionStorage.removeItem(KEY);
     this.dispatchEvent(new CustomEvent("ended", { detail: problems }));
   }
@@ -88,23 +132,24 @@ class Session extends EventTarget {
   async #rotate(cause) {
     const before = this.#state;
     if (!before) return;
+    const goesOn = () => this.#state?.id === before.id;
     try {
-      const json = { refresh_token: before.refresh };
-      const tokens = await send("POST", "api/v1/auth/refresh", { json });
-      if (this.#state !== before) return;
-      this.#keep({ ...before, ...read(tokens) });
-      this.dispatchEvent(new Event("refreshed"));
+      const renewed = await this.#way.renew(before);
+      if (goesOn()) this.#renewed(renewed);
     } catch (problem) {
-      if (problem.status === 401 && this.#state === before) {
-        this.end([cause, problem].filter(Boolean));
-      }
+      if (problem.status === 401 && goesOn()) this.end([cause, problem].filter(Boolean));
       throw problem;
     }
   }
 
+  #renewed(state) {
+    this.#keep({ ...this.#state, ...state });
+    this.dispatchEvent(new Event("refreshed"));
+  }
+
   #keep(state) {
     this.#state = state;
-    sessionStorage.setItem(KEY, JSON.stringify(state));
+    if (this.#way.ofTab) sessionStorage.setItem(KEY, JSON.stringify(state));
     this.#wakeIn(Math.max(0, this.#dueAt() - Date.now()));
   }
 
@@ -120,11 +165,21 @@ class Session extends EventTarget {
   }
 }
 
-function read(tokens) {
-  const lifetime = tokens.expires_in * 1000;
+/** What a request and a socket bring along by an access token. */
+export function bearer(token) {
   return {
-    access: tokens.access_token,
-    refresh: tokens.refresh_token,
+    token,
+    headers: { Authorization: `Bearer ${token}` },
+    protocols: ["bearer", token],
+  };
+}
+
+/** What a state keeps of a token endpoint's answer (RFC 6749, 5.1). */
+export function tokensOf(answer) {
+  const lifetime = answer.expires_in * 1000;
+  return {
+    access: answer.access_token,
+    refresh: answer.refresh_token,
     expiresAt: Date.now() + lifetime,
     lifetime,
   };

@@ -2,21 +2,30 @@ import { h } from "../core/dom.js";
 import { onSubmit } from "../core/form.js";
 import { Unanswered } from "../core/problem.js";
 
+const SENDING = "Sending…";
+const WAITING = "Not confirmed. It is sent again when the connection is back, and posted once.";
+
 /**
  * The box to write in, and what the service has not acknowledged yet. No text is lost: what is
  * refused goes back into the box, and what went out when the connection broke stays in sight
- * until the history shows whether it arrived.
+ * until its answer comes over the next connection.
  */
 export class Composer {
   #send;
-  #newest = 0; // the newest post of one's own
+  #report;
+  #live = true;
+  #release = null; // lets the form take the next post, though this one is not answered
   #pending = h("ul", { class: "pending", "aria-label": "Not acknowledged yet" });
   #text = h("textarea", { id: "post-text", name: "text", rows: "2", "aria-label": "Your post" });
   #button = h("button", { type: "submit" }, "Post");
 
-  /** `send(text)` resolves when the service has acknowledged the post. */
-  constructor(send) {
+  /**
+   * `send(text)` resolves when the service has acknowledged the post. `report` is told a refusal
+   * that comes when the form no longer waits for it.
+   */
+  constructor(send, report) {
     this.#send = send;
+    this.#report = report;
     this.#text.addEventListener("keydown", (event) => this.#onKey(event));
     const hint = h("p", { class: "hint" }, "Enter posts, Shift+Enter starts a new line.");
     const box = h("div", { class: "box" }, this.#text);
@@ -31,17 +40,30 @@ export class Composer {
     this.#button.disabled = true;
   }
 
-  /** A post of one's own is in the room: if its answer was lost, it is settled now. */
-  arrived({ id, text }) {
-    const settled = (row) => row.dataset.after < id && row.firstElementChild.textContent === text;
-    [...this.#pending.children].find(settled)?.remove();
-    this.#newest = Math.max(this.#newest, id);
+  /** Whether there is a connection: what waits for its answer says what it waits for. */
+  set live(live) {
+    this.#live = live;
+    if (!live) this.#release?.();
+    for (const state of this.#pending.querySelectorAll(".sending")) {
+      state.textContent = live ? SENDING : WAITING;
+    }
   }
 
-  async #post() {
+  #post() {
     const text = this.#text.value;
     const row = this.#show(text);
     this.#text.value = "";
+    return new Promise((resolve, reject) => {
+      let refuse = reject;
+      this.#release = () => {
+        refuse = this.#report;
+        resolve();
+      };
+      this.#answer(row, text).then(resolve, (problem) => refuse(problem));
+    });
+  }
+
+  async #answer(row, text) {
     try {
       await this.#send(text);
       row.remove();
@@ -54,8 +76,8 @@ export class Composer {
   }
 
   #show(text) {
-    const state = h("span", { class: "state" }, "Sending…");
-    const row = h("li", { "data-after": this.#newest }, h("p", { class: "text" }, text), state);
+    const state = h("span", { class: "state sending" }, this.#live ? SENDING : WAITING);
+    const row = h("li", {}, h("p", { class: "text" }, text), state);
     this.#pending.append(row);
     return row;
   }

@@ -79,7 +79,8 @@ export class RoomList {
     const first = onTop ? this.#items.firstElementChild : null;
     for (const room of rooms) {
       const row = this.#rows.get(room.id) ?? h("li");
-      row.replaceChildren(link(room));
+      const fresh = link(room);
+      if (fresh.textContent !== row.textContent) row.replaceChildren(fresh); // or keep the focus
       mark(row, String(room.id) === this.#selected);
       if (!this.#rows.has(room.id)) this.#items.insertBefore(row, first);
       this.#rows.set(room.id, row);

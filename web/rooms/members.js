@@ -1,7 +1,7 @@
 import { api } from "../core/api.js";
 import { h } from "../core/dom.js";
 
-/** Who is in the room; its owner may remove the others. */
+/** Whose room it is, here or not; its owner may remove the others. */
 export class Members {
   #room;
   #me;
@@ -15,9 +15,9 @@ export class Members {
     this.#me = me;
     this.#report = report;
     this.#more.addEventListener("click", () => this.#show(this.#next).catch(report));
-    const heading = h("h3", {}, "People");
-    this.element = h("aside", { class: "people", "aria-label": "People" }, heading, this.#list);
-    this.element.append(this.#more);
+    const heading = h("h3", { id: "members" }, "Members");
+    const attributes = { class: "members", "aria-labelledby": heading.id };
+    this.element = h("section", attributes, heading, this.#list, this.#more);
   }
 
   /** Reads the list again, from its beginning. */

@@ -3,8 +3,10 @@ import { addStyles, focusOn, h } from "../core/dom.js";
 import { RoomList } from "./list.js";
 import { RoomView } from "./room.js";
 
+const styles = ["rooms.css", "talk.css"].map((name) => new URL(name, import.meta.url));
+await Promise.all(styles.map(addStyles));
+
 export function mount(element, context) {
-  addStyles(new URL("rooms.css", import.meta.url));
   const list = new RoomList(context);
   const place = h("section", { class: "rooms-open", "aria-label": "Room" });
   let room = null;

@@ -1,27 +1,16 @@
 import { api } from "../core/api.js";
 import { focusOn, h } from "../core/dom.js";
-import { LiveSocket } from "../core/socket.js";
-import { Composer } from "./composer.js";
 import { Members } from "./members.js";
-import { Status } from "./status.js";
-import { Timeline } from "./timeline.js";
+import { Talk } from "./talk.js";
 
-const PAGE = 50;
-
-/** One open room: its posts as they come, its members, and what one may do in it. */
+/** One open room: what is said in it, who is there, and what one may do in it. */
 export class RoomView {
   #path;
   #context;
   #onChange;
   #room = null;
-  #socket = null;
-  #status = null;
-  #timeline = null;
+  #talk = null;
   #members = null;
-  #composer = null;
-  #caughtUpTo = 0; // every post up to this id is shown
-  #complete = false; // whether nothing is missing between #caughtUpTo and the next live post
-  #catchUps = 0;
   #reloads = 0;
   #closed = false;
   #heading = h("h2");
@@ -63,7 +52,7 @@ export class RoomView {
 
   close() {
     this.#closed = true;
-    this.#hangUp();
+    this.#talk?.close();
   }
 
   // --- What may be done -------------------------------------------------------------------------
@@ -81,6 +70,8 @@ export class RoomView {
     if (!member) can.push(this.#action("Join", "", () => api.put(`${this.#path}/members/me`)));
     if (own && !archived) can.push(this.#action("Archive", "quiet", () => this.#archive()));
     if (member && !own) can.push(this.#action("Leave", "quiet", () => this.#leave()));
+    const labels = (buttons) => Array.from(buttons, (each) => each.textContent).join();
+    if (labels(can) === labels(this.#actions.children)) return; // one of them may have the focus
     this.#actions.replaceChildren(...can);
   }
 
@@ -108,11 +99,11 @@ export class RoomView {
 
   /** Hangs up first: the service closes the socket of whoever leaves, with an error. */
   async #leave() {
-    this.#socket.close();
+    this.#talk.close();
     try {
       await api.delete(`${this.#path}/members/me`);
     } catch (problem) {
-      this.#socket.open();
+      this.#talk.open();
       throw problem;
     }
   }
@@ -126,62 +117,24 @@ export class RoomView {
     const before = this.#room;
     this.#room = room;
     this.#describe();
-    if (this.#room.archived) this.#composer?.close();
+    if (this.#room.archived) this.#talk?.archive();
     if (this.#room.member && !before.member) this.#goLive();
     if (!this.#room.member && before.member) {
-      this.#hangUp();
+      this.#talk.close();
       this.#body.replaceChildren(outside(this.#room));
     }
     this.#onChange();
   }
 
-  // --- Live -------------------------------------------------------------------------------------
-
   #goLive() {
     const { user, report } = this.#context;
-    this.#caughtUpTo = 0;
-    this.#socket = new LiveSocket(`${this.#path}/ws`);
-    this.#status = new Status(() => this.#socket.retryNow());
-    this.#timeline = new Timeline(user, () => this.#loadEarlier());
     this.#members = new Members(this.#room, user, report);
-    this.#composer = new Composer((text) => this.#post(text));
-    if (this.#room.archived) this.#composer.close();
-    const talk = h("div", { class: "talk" }, this.#status.element);
-    talk.append(this.#timeline.element, this.#composer.element);
-    this.#body.replaceChildren(talk, this.#members.element);
-    this.#socket.addEventListener("status", ({ detail }) => this.#changed(detail));
-    this.#socket.addEventListener("frame", ({ detail }) => this.#heard(detail));
-    this.#socket.addEventListener("problem", ({ detail }) => report(detail));
-    this.#socket.open();
-  }
-
-  #hangUp() {
-    this.#socket?.close();
-    this.#status?.close();
-  }
-
-  async #post(text) {
-    this.#arrived([await this.#socket.request("post", { text })]);
-  }
-
-  async #changed(status) {
-    this.#status.show(status);
-    this.#complete = false;
-    if (status.state === "live") await this.#catchUp();
-    if (status.state === "stopped") {
-      this.#context.report(status.problem);
-      await this.#refresh();
-    }
-  }
-
-  #heard({ type, data }) {
-    if (type === "posted") this.#arrived([data]);
-    if (type === "archived") this.#timeline.note(`${data.by.name} archived the room.`);
-    if (type === "member_joined") this.#timeline.note(`${data.member.name} joined.`);
-    if (type === "member_left") this.#timeline.note(`${data.member.name} left.`);
-    // Of one's own leaving the end of the connection tells, and why.
-    const own = type === "member_left" && data.member.id === this.#context.user.id;
-    if (type !== "posted" && !own) this.#refresh();
+    this.#talk = new Talk(this.#path, this.#context, () => this.#refresh());
+    if (this.#room.archived) this.#talk.archive();
+    const people = h("aside", { class: "people", "aria-label": "People" });
+    people.append(this.#talk.presence, this.#members.element);
+    this.#body.replaceChildren(this.#talk.element, people);
+    this.#talk.open();
   }
 
   async #refresh() {
@@ -189,72 +142,10 @@ export class RoomView {
       await this.#reload();
       if (this.#room.member) await this.#members.load();
     } catch (problem) {
-      this.#complain(problem);
+      // What went wrong in the background is of no use to who is not in the room any more.
+      const left = problem.code === "rooms.not_a_member" && !this.#talk.live;
+      if (!left && !this.#closed) this.#context.report(problem);
     }
-  }
-
-  /** Reports what went wrong in the background, unless nobody is in the room any more. */
-  #complain(problem) {
-    const left = problem.code === "rooms.not_a_member" && !this.#socket.live;
-    if (!left && !this.#closed) this.#context.report(problem);
-  }
-
-  /** Shows posts, from wherever they came; a post that is there already is not shown again. */
-  #arrived(posts, live = true) {
-    this.#timeline.add(posts, { live });
-    for (const post of posts) {
-      if (post.author.id === this.#context.user.id) this.#composer.arrived(post);
-      if (live && this.#complete) this.#caughtUpTo = Math.max(this.#caughtUpTo, post.id);
-    }
-  }
-
-  /**
-   * Fetches what was posted while nobody listened. The socket is live before the history is read,
-   * so that nothing falls between the two.
-   */
-  async #catchUp() {
-    this.#catchUps += 1;
-    const run = this.#catchUps;
-    try {
-      const newest = await this.#readBack();
-      this.#caughtUpTo = Math.max(this.#caughtUpTo, newest);
-      if (run === this.#catchUps) this.#complete = this.#socket.live;
-      this.#timeline.gap = null;
-    } catch (problem) {
-      if (this.#closed) return;
-      this.#timeline.gap = () => this.#catchUp();
-      this.#complain(problem);
-    }
-    await this.#refresh();
-  }
-
-  /** Reads pages from the newest post back to those that are shown; returns the newest id. */
-  async #readBack() {
-    const known = this.#caughtUpTo;
-    let [before, newest] = [null, known];
-    do {
-      const { items, next } = await this.#history(before);
-      this.#arrived(items, false);
-      newest = Math.max(newest, ...items.map(({ id }) => id));
-      if (known === 0) this.#timeline.more = next !== null;
-      before = items.some(({ id }) => id <= known) ? null : next;
-    } while (before !== null && known !== 0);
-    return newest;
-  }
-
-  async #loadEarlier() {
-    try {
-      const { items, next } = await this.#history(this.#timeline.oldest);
-      this.#arrived(items, false);
-      this.#timeline.more = next !== null;
-    } catch (problem) {
-      this.#context.report(problem);
-    }
-  }
-
-  #history(before) {
-    const query = new URLSearchParams({ limit: PAGE, ...(before !== null && { before }) });
-    return api.get(`${this.#path}/posts?${query}`);
   }
 }
 

@@ -1,6 +1,8 @@
 import { h } from "../core/dom.js";
 
 const TOGETHER = 5 * 60_000; // posts of one author within this time share a heading
+const MARKED = 15_000; // how long a post is marked that was delivered late
+const LATE = "Posted while this page had no connection, delivered when it was back";
 const day = new Intl.DateTimeFormat(undefined, { dateStyle: "full" });
 const clock = new Intl.DateTimeFormat(undefined, { timeStyle: "short" });
 
@@ -11,14 +13,13 @@ const clock = new Intl.DateTimeFormat(undefined, { timeStyle: "short" });
 export class Timeline {
   #me;
   #following = true; // whether the newest post is in sight, and so should the next one be
+  #top = 0; // how far it is scrolled
   #rows = new Map(); // post id -> its <li>
   #posts = new Map();
-  #list = h("ol", { class: "posts", role: "log", "aria-label": "Posts" });
-  #scroller = h("div", { class: "timeline", tabindex: "0", role: "region", "aria-label": "Posts" });
+  #list = h("ol", { class: "posts" });
+  #scroller = h("div", { class: "timeline", tabindex: "0", role: "log", "aria-label": "Posts" });
   #jump = h("button", { class: "jump small", type: "button", hidden: true }, "New posts below");
   #earlier = h("button", { class: "quiet small", type: "button", hidden: true }, "Load earlier");
-
-  #gap = h("p", { class: "gap", hidden: true });
 
   constructor(me, onEarlier) {
     this.#me = me;
@@ -28,7 +29,7 @@ export class Timeline {
     this.#scroller.addEventListener("scroll", () => this.#scrolled());
     // A phone's keyboard takes half of the room: stay at the newest post.
     new ResizeObserver(() => this.#following && this.#toEnd()).observe(this.#scroller);
-    this.element = h("div", { class: "timeline-frame" }, this.#scroller, this.#gap, this.#jump);
+    this.element = h("div", { class: "timeline-frame" }, this.#scroller, this.#jump);
   }
 
   get oldest() {
@@ -40,24 +41,29 @@ export class Timeline {
     this.#earlier.hidden = !more;
   }
 
-  /** Says that posts may be missing, with a function that tries to read them; null: none are. */
-  set gap(retry) {
-    const attributes = { class: "link", type: "button", on: { click: retry } };
-    const button = retry && h("button", attributes, "Read them now");
-    this.#gap.replaceChildren("Some posts could not be read. ", button ?? "");
-    this.#gap.hidden = retry === null;
+  /** Takes everything away, for posts that are read anew. */
+  clear() {
+    this.#rows.clear();
+    this.#posts.clear();
+    this.#list.replaceChildren();
+    this.#following = true;
   }
 
-  /** Puts posts at their place. Only live ones are read out by a screen reader. */
-  add(posts, { live = false } = {}) {
+  /**
+   * Puts posts at their place; returns how many are new. Only `live` ones are read out by a screen
+   * reader, and those that were `missed` are marked for a while.
+   */
+  add(posts, { live = false, missed = false } = {}) {
     const fresh = posts.filter(({ id }) => !this.#rows.has(id));
     const bottom = this.#scroller.scrollHeight - this.#scroller.scrollTop;
     const older = this.oldest !== null && fresh.some(({ id }) => id < Number(this.oldest));
     this.#list.setAttribute("aria-live", live ? "polite" : "off");
     for (const post of fresh) this.#place(post);
+    if (missed) for (const { id } of fresh) markLate(this.#rows.get(id));
     if (older) this.#scroller.scrollTop = this.#scroller.scrollHeight - bottom;
     else if (this.#following) this.#toEnd();
-    else this.#jump.hidden = fresh.length === 0;
+    else if (fresh.length > 0) this.#jump.hidden = false;
+    return fresh.length;
   }
 
   /** A line about the room itself, such as who came; it is not part of the history. */
@@ -69,13 +75,22 @@ export class Timeline {
 
   #place(post) {
     const row = this.#row(post);
-    const rows = [...this.#list.querySelectorAll("[data-id]")];
-    const next = rows.find((each) => Number(each.dataset.id) > post.id) ?? null;
+    const next = this.#after(post.id);
     this.#list.insertBefore(row, next);
     this.#rows.set(post.id, row);
     this.#posts.set(post.id, post);
     this.#group(row);
     if (next) this.#group(next);
+  }
+
+  /** The first post after one of this id, looked for from the end, where most belong. */
+  #after(id) {
+    let next = null;
+    for (let row = this.#list.lastElementChild; row; row = row.previousElementSibling) {
+      if (Number(row.dataset.id) < id) break;
+      if (row.dataset.id !== undefined) next = row;
+    }
+    return next;
   }
 
   #row({ id, author, text, posted_at }) {
@@ -108,7 +123,10 @@ export class Timeline {
 
   #scrolled() {
     const { scrollHeight, scrollTop, clientHeight } = this.#scroller;
-    this.#following = scrollHeight - scrollTop - clientHeight < 40;
+    const atEnd = scrollHeight - scrollTop - clientHeight < 40;
+    // Only who scrolls up leaves the end; a room that shrinks, or a post that comes, does not.
+    if (atEnd || scrollTop < this.#top) this.#following = atEnd;
+    this.#top = scrollTop;
     if (this.#following) this.#jump.hidden = true;
   }
 
@@ -116,4 +134,15 @@ export class Timeline {
     this.#scroller.scrollTop = this.#scroller.scrollHeight;
     this.#jump.hidden = true;
   }
+}
+
+/** Says in words, and for a while, that a post came late; its time is in sight again after that. */
+function markLate(row) {
+  const mark = h("span", { class: "late", title: LATE }, "missed");
+  row.append(mark);
+  row.classList.add("missed");
+  setTimeout(() => {
+    mark.remove();
+    row.classList.remove("missed");
+  }, MARKED);
 }
