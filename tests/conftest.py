@@ -7,7 +7,6 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import psycopg
 import pytest
@@ -16,6 +15,10 @@ from fastapi import APIRouter
 from app import migrations
 from app.core.observability import configure_logging
 from app.core.settings import Settings
+from tests import passed
+from tests.databases import Databases
+from tests.postgresql import OwnPostgresql
+from tests.redis import OwnRedis
 from tests.server import RunningServer
 
 IN_CI = bool(os.environ.get("CI"))
@@ -33,6 +36,16 @@ def pytest_configure(config: pytest.Config) -> None:
     Settings.model_config["env_file"] = None
     # Unconfigured, structlog draws each traceback for seconds, and the servers wait for it.
     configure_logging(level="warning", json=True)
+    passed.record(config)
+
+
+@pytest.hookimpl(tryfirst=True)  # before those that are not asked for are left out
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what runs on PostgreSQL, for `make engines`."""
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        if callspec and "postgresql" in callspec.params.values():
+            item.add_marker("postgresql")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -59,27 +72,45 @@ def anyio_backend() -> str:
 def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An SQLite file with every migration run, to copy."""
     file = tmp_path_factory.mktemp("migrated") / "template.db"
-    asyncio.run(migrations.upgrade(settings_for(f"sqlite:///{file}")))
+    _migrate(f"sqlite:///{file}")
     return file
 
 
+@pytest.fixture(scope="module")
+def new_sqlite(
+    migrated_sqlite: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[], str]:
+    """Makes the address of a migrated, empty SQLite database, for a module's tests to share."""
+
+    def make() -> str:
+        file = tmp_path_factory.mktemp("module") / "module.db"
+        shutil.copy(migrated_sqlite, file)
+        return f"sqlite:///{file}"
+
+    return make
+
+
 @pytest.fixture(scope="session")
-def migrated_postgresql() -> Iterator[str]:
-    """The name of a PostgreSQL database with every migration run, to copy."""
-    name = f"duplex_template_{uuid4().hex[:12]}"
-    try:
-        connection = psycopg.connect(POSTGRESQL, autocommit=True, connect_timeout=3)
-    except psycopg.OperationalError:
-        if IN_CI:
-            raise
-        pytest.skip("PostgreSQL does not answer (TEST_POSTGRESQL_URL): only SQLite is tested")
-    with connection:
-        connection.execute(f'CREATE DATABASE "{name}"')
+def postgresql() -> Iterator[Databases]:
+    """PostgreSQL databases with every migration run."""
+    with ExitStack() as stack:
         try:
-            asyncio.run(migrations.upgrade(settings_for(postgresql_url(name))))
-            yield name
-        finally:
-            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+            databases = stack.enter_context(Databases(POSTGRESQL, _migrate))
+        except psycopg.OperationalError:
+            if IN_CI:
+                raise
+            pytest.skip("PostgreSQL does not answer (TEST_POSTGRESQL_URL): only SQLite is tested")
+        yield databases
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def shared_url(request: pytest.FixtureRequest, new_sqlite: Callable[[], str]) -> Iterator[str]:
+    """The address of a database that a module's tests share, on each engine."""
+    if request.param == "sqlite":
+        yield new_sqlite()
+    else:
+        with request.getfixturevalue("postgresql").one() as url:
+            yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -98,20 +129,28 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
         shutil.copy(template, tmp_path / "test.db")
         yield f"sqlite:///{tmp_path / 'test.db'}"
         return
-    name = f"duplex_test_{uuid4().hex[:12]}"
-    template_name: str = request.getfixturevalue("migrated_postgresql")
-    with psycopg.connect(POSTGRESQL, autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template_name}"')
-        try:
-            yield postgresql_url(name)
-        finally:
-            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    with request.getfixturevalue("postgresql").one() as url:
+        yield url
 
 
 @pytest.fixture
-def settings(database_url: str) -> Settings:
-    """Settings of a test: its own database, no leeway for tokens."""
-    return settings_for(database_url)
+def own_redis() -> Iterator[OwnRedis]:
+    """A Redis server of this test's own."""
+    with OwnRedis() as redis:
+        yield redis
+
+
+@pytest.fixture
+def own_postgresql() -> Iterator[OwnPostgresql]:
+    """A PostgreSQL server of this test's own, without a database."""
+    with OwnPostgresql() as postgresql:
+        yield postgresql
+
+
+@pytest.fixture
+def settings(database_url: str, tmp_path: Path) -> Settings:
+    """Settings of a test: its own database and mail, no leeway for tokens."""
+    return settings_for(database_url, mail_directory=tmp_path / "mail")
 
 
 @pytest.fixture
@@ -140,12 +179,22 @@ def settings_for(database_url: str, **changed: Any) -> Settings:
         "token_leeway_seconds": 0,
         "log_level": "warning",
     }
-    return Settings(**(values | changed))
+    return Settings(**(values | _needed(changed) | changed))
 
 
 def changed_settings(settings: Settings, changed: dict[str, Any]) -> Settings:
     """The same settings with some changed, validated anew."""
-    return Settings(**(settings.model_dump() | changed))
+    return Settings(**(settings.model_dump() | _needed(changed) | changed))
+
+
+def _needed(changed: dict[str, Any]) -> dict[str, Any]:
+    """What production does not start without: a mail server, at which nobody answers."""
+    in_production = changed.get("environment") == "production"
+    return {"smtp_url": "smtp://127.0.0.1:9"} if in_production else {}
+
+
+def _migrate(url: str) -> None:
+    asyncio.run(migrations.upgrade(settings_for(url)))
 
 
 def postgresql_url(name: str) -> str:

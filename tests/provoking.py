@@ -94,9 +94,9 @@ async def ended(socket: Socket) -> Problem:
     return problem
 
 
-async def framed(socket: Socket, kind: str, data: Any = None) -> Problem:
+async def framed(socket: Socket, kind: str, data: Any = None, *, key: str | None = None) -> Problem:
     """The problem that answers a frame, on a socket that lives on."""
-    answer = await socket.ask(kind, data, ref="provoked")
+    answer = await socket.ask(kind, data, ref="provoked", key=key)
     assert answer["type"] == "error"
     assert await socket.ask("ping", ref="alive") == {"type": "pong", "ref": "alive"}
     problem: Problem = answer["data"]

@@ -3,21 +3,31 @@
 import asyncio
 import json
 import socket
+import ssl
 import threading
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import (
+    AbstractAsyncContextManager,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from types import TracebackType
 from typing import Any, Self
 
 import httpx2
 from fastapi import APIRouter, FastAPI
+from sqlalchemy.engine import make_url
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from app.core.db import SqlDatabase
 from app.core.settings import Settings
 from app.main import create_app
 from app.server import DuplexServer, listen
 
+#: Shared by the clients: to load the certificates of the world takes each 20 ms.
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 DEADLINE = 10  # seconds: long past what any answer takes, short of the test's own time limit
 
 
@@ -84,7 +94,9 @@ class RunningServer:
     def client(self, token: str | None = None, **kwargs: Any) -> httpx2.AsyncClient:
         """An HTTP client of this server, signed in where a token is given."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        return httpx2.AsyncClient(base_url=self.url, headers=headers, timeout=20, **kwargs)
+        return httpx2.AsyncClient(
+            base_url=self.url, headers=headers, timeout=20, verify=NO_TLS, **kwargs
+        )
 
     def token(self, subject: str = "1", *, name: str = "Ann", **claims: Any) -> str:
         """An access token of this server's, for somebody who need not have an account."""
@@ -92,6 +104,16 @@ class RunningServer:
             subject, name=name, session=f"session-{subject}", **claims
         )
         return token
+
+    @contextmanager
+    def database_at(self, url: str, *, timeout: float = 5) -> Iterator[None]:
+        """Let requests find another database for a while: without one no server starts."""
+        kept = self.app.state.database
+        self.app.state.database = SqlDatabase(make_url(url), timeout=timeout)
+        try:
+            yield
+        finally:
+            self.app.state.database = kept
 
     async def exchange(self, sent: bytes) -> bytes:
         """Send bytes as they are over a connection of their own; all that comes until its end."""
@@ -128,10 +150,19 @@ class Socket:
 
     def __init__(self, connection: ClientConnection) -> None:
         self.connection = connection
+        #: Types of frames that are passed over, wherever frames are read.
+        self.unheard: frozenset[str] = frozenset()
 
-    async def send(self, kind: str, data: Any = None, *, ref: str | int | None = None) -> None:
-        """Send the frame `{type, ref, data}`."""
-        frame = {"type": kind, "ref": ref, "data": data}
+    async def send(
+        self,
+        kind: str,
+        data: Any = None,
+        *,
+        ref: str | int | None = None,
+        key: str | None = None,
+    ) -> None:
+        """Send the frame `{type, ref, key, data}`."""
+        frame = {"type": kind, "ref": ref, "key": key, "data": data}
         await self.raw(json.dumps({k: v for k, v in frame.items() if v is not None}))
 
     async def raw(self, frame: str | bytes) -> None:
@@ -140,9 +171,14 @@ class Socket:
 
     async def frame(self) -> dict[str, Any]:
         """The next frame."""
-        received = await asyncio.wait_for(self.connection.recv(), DEADLINE)
-        content: dict[str, Any] = json.loads(received)
-        return content
+        async with asyncio.timeout(DEADLINE):
+            return await self._next()
+
+    async def _next(self) -> dict[str, Any]:
+        while True:
+            frame: dict[str, Any] = json.loads(await self.connection.recv())
+            if frame["type"] not in self.unheard:
+                return frame
 
     async def until(self, kind: str) -> dict[str, Any]:
         """The next frame of this type; those before it are passed over."""
@@ -152,9 +188,11 @@ class Socket:
                 if frame["type"] == kind:
                     return frame
 
-    async def ask(self, kind: str, data: Any = None, *, ref: str | int = "r") -> dict[str, Any]:
+    async def ask(
+        self, kind: str, data: Any = None, *, ref: str | int = "r", key: str | None = None
+    ) -> dict[str, Any]:
         """Send a frame and return the one that answers it."""
-        await self.send(kind, data, ref=ref)
+        await self.send(kind, data, ref=ref, key=key)
         async with asyncio.timeout(DEADLINE):
             while True:
                 frame = await self.frame()
@@ -167,7 +205,7 @@ class Socket:
         async with asyncio.timeout(DEADLINE):
             try:
                 while True:
-                    frames.append(json.loads(await self.connection.recv()))
+                    frames.append(await self._next())
             except ConnectionClosed:
                 code = self.connection.close_code
                 assert code is not None

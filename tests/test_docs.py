@@ -25,8 +25,12 @@ def test_commands_exist(document: Path) -> None:
     text = document.read_text()
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"(?:^|`)(?:PORT=\d+ )?make ([a-z-]+)", text, re.MULTILINE)) <= targets
-    commands = re.findall(r"-m app ([a-z]+(?: [a-z]+)?)", text)
-    known = {"serve", "db upgrade", "db check", "db revision", "user promote"}
+    commands = re.findall(r"-m app ([a-z]+(?: [a-z-]+)?)", text)
+    known = {"serve", "db upgrade", "db check", "db revision"}
+    known |= {"worker", "jobs list", "jobs retry", "jobs drop"}
+    known |= {"user promote", "user demote", "user sign-out", "user remove-second-factor"}
+    known |= {"keys list", "keys rotate", "keys remove"}
+    known |= {"user create", "user disable", "user enable", "user list"}
     assert {c for c in commands if c not in known and c.split()[0] not in known} == set()
     scripts = re.findall(r"scripts/\w+\.py", text)
     assert [script for script in scripts if not (ROOT / script).exists()] == []

@@ -1,7 +1,7 @@
 """What the service shows a person, and what it lists for a page."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx2
@@ -16,11 +16,10 @@ HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx2.Client]:
+def client(new_sqlite: Callable[[], str]) -> Iterator[httpx2.Client]:
     """A client of the service."""
-    url = f"sqlite:///{tmp_path_factory.mktemp('pages') / 'unused.db'}"
     with (
-        RunningServer(settings_for(url, environment="production")) as server,
+        RunningServer(settings_for(new_sqlite(), environment="production")) as server,
         httpx2.Client(base_url=server.url) as client,
     ):
         yield client
@@ -61,11 +60,38 @@ def test_an_error_that_is_not_registered_is_not_found(client: httpx2.Client) -> 
 
 
 def test_the_features_with_a_page_are_listed(client: httpx2.Client) -> None:
-    """`/pages.json` names each folder with a page, which is served."""
-    names = client.get("/pages.json").json()["pages"]
-    assert names == sorted(page.parent.name for page in WEB.glob("*/page.js"))
-    for name in names:
-        assert client.get(f"/{name}/page.js").headers["content-type"].startswith("text/javascript")
+    """`/pages.json` names each folder with a page, and what signs people in; they are served."""
+    listing = client.get("/pages.json").json()
+    assert listing["pages"] == sorted(page.parent.name for page in WEB.glob("*/page.js"))
+    modules = [f"{name}/page.js" for name in listing["pages"]]
+    for module in (*modules, listing["sign_in"]["module"]):
+        assert client.get(f"/{module}").headers["content-type"].startswith("text/javascript")
+
+
+def test_beside_a_provider_people_log_in_there(new_sqlite: Callable[[], str]) -> None:
+    """What is there with accounts alone has no page; the page may ask the provider, and no other.
+
+    The provider need not answer for that.
+    """
+    oidc = {"auth_mode": "oidc", "oidc_issuer": "http://127.0.0.1:9/a", "oidc_audience": "us"}
+    settings = settings_for(new_sqlite(), **oidc, oidc_client_id="page")
+    with RunningServer(settings) as server, httpx2.Client(base_url=server.url) as client:
+        listing = client.get("/pages.json").json()
+        policy = client.get("/").headers["content-security-policy"]
+        module = client.get(f"/{listing['sign_in']['module']}")
+    local = {page.parent.name for page in WEB.glob("*/sign-in.js")}
+    assert listing == {
+        "pages": sorted({page.parent.name for page in WEB.glob("*/page.js")} - local),
+        "sign_in": {
+            "module": "core/provider.js",
+            "issuer": "http://127.0.0.1:9/a",
+            "client_id": "page",
+            "scope": "openid profile",
+            "audience": "us",
+        },
+    }
+    assert "connect-src 'self' http://127.0.0.1:9;" in policy
+    assert module.status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/", "/errors", "/docs"])

@@ -1,17 +1,17 @@
 """A real browser on the real server; whatever a page complains about fails the test."""
 
-import hashlib
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
-PASSWORD = "correct horse battery staple"
+from app.core.settings import Settings
+from tests.conftest import settings_for
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 TELL_VIOLATIONS = """addEventListener("securitypolicyviolation", (event) =>
     console.error("Policy violated:", event.effectiveDirective, event.blockedURI))"""
@@ -64,6 +64,10 @@ class Visits:
         page.goto(origin + path)
         return page
 
+    def allow(self, origin: str) -> None:
+        """Let pages ask another origin too, which the test has started."""
+        self._origins.append(origin)
+
     def expect_fault(self, pattern: str) -> None:
         """Accept what the test itself provokes: the console repeats every refused request."""
         self._expected.append(pattern)
@@ -84,6 +88,12 @@ class Visits:
 
 
 @pytest.fixture
+def settings(database_url: str, tmp_path: Path) -> Settings:
+    """As on a developer's machine, where a mail is shown on the page that caused it."""
+    return settings_for(database_url, environment="development", mail_directory=tmp_path / "mail")
+
+
+@pytest.fixture
 def visits(chromium: Browser) -> Iterator[Visits]:
     """Pages whose complaints fail the test."""
     visits = Visits(chromium)
@@ -91,53 +101,9 @@ def visits(chromium: Browser) -> Iterator[Visits]:
     assert visits.end() == []
 
 
-class Somebody:
-    """A person with an account who uses the service without a browser."""
-
-    def __init__(self, url: str, name: str) -> None:
-        self.email = f"{name.lower()}@example.org"
-        self._client = httpx2.Client(base_url=f"{url}/api/v1", timeout=20)
-        account = {"email": self.email, "password": PASSWORD, "name": name}
-        self.do("POST", "/accounts", json=account)
-        form = {"username": self.email, "password": PASSWORD}
-        tokens = self.do("POST", "/auth/login", data=form)
-        self._client.headers["Authorization"] = f"Bearer {tokens['access_token']}"
-
-    def do(self, method: str, path: str, **content: Any) -> Any:
-        """One request that has to succeed; its JSON."""
-        answer = self._client.request(method, path, **content)
-        assert answer.is_success, answer.text
-        return answer.json() if answer.content else None
-
-    def close(self) -> None:
-        """Let the connections go."""
-        self._client.close()
-
-
-@pytest.fixture
-def somebody() -> Iterator[Callable[[str, str], Somebody]]:
-    """Makes a person, from the server's address and a name."""
-    made: list[Somebody] = []
-
-    def make(url: str, name: str) -> Somebody:
-        made.append(Somebody(url, name))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
-
-
-def sign_up(page: Page, name: str) -> str:
-    """Sign up by keyboard in a page that shows the form; the e-mail address."""
-    email = f"{name.lower()}-{hashlib.sha256(page.url.encode()).hexdigest()[:6]}@example.org"
-    form = page.locator("#sign-up")
-    form.get_by_label("Name").fill(name)
-    form.get_by_label("Email").fill(email)
-    form.get_by_label("Password").fill(PASSWORD)
-    page.keyboard.press("Enter")
-    expect(page.locator("#user-name")).to_have_text(name)
-    return email
+def settled(page: Page) -> None:
+    """Wait until the page has asked for all that it asks for at its start."""
+    expect(page.locator("#page")).to_have_attribute("aria-busy", "false")
 
 
 def low_contrast(page: Page) -> list[str]:

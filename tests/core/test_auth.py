@@ -1,17 +1,29 @@
 """Who asks: one guard, unchanged on a route, on a Channel and on a bare WebSocket function."""
 
 import json
-from collections.abc import Iterator
-from datetime import timedelta
-from typing import Any
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
 
 import pytest
-from fastapi import APIRouter, WebSocket
+from fastapi import APIRouter, Depends, WebSocket
 from pydantic import SecretStr
 from websockets.exceptions import InvalidStatus
 
-from app.core.auth import Admin, CurrentUser, Principal, authenticate
-from app.core.errors import AuthenticationFailed, TokenExpired
+from app.core.auth import (
+    Access,
+    Admin,
+    CurrentUser,
+    Fresh,
+    Principal,
+    authenticate,
+    has_scope,
+    proved_within,
+    require_scope,
+    scope,
+    scopes,
+)
+from app.core.errors import AuthenticationFailed, InsufficientScope, TokenExpired, raises
 from app.core.tokens import Tokens
 from app.realtime import Channel, Message, on
 from tests.conftest import settings_for
@@ -19,6 +31,15 @@ from tests.server import RunningServer
 
 router = APIRouter(prefix="/probe")
 DOORS = ("rest", "channel", "bare")
+MINUTES = timedelta(minutes=1)
+
+READ = scope("probe:read", "Read what is probed")
+WRITE = scope("probe:write", "Write what is probed")
+
+Reader = Annotated[Principal, Depends(has_scope(READ))]
+Editor = Annotated[Principal, Depends(has_scope(READ, WRITE))]
+Anyone = Annotated[Principal, Depends(has_scope())]
+Coded = Annotated[Principal, Depends(proved_within(10 * MINUTES, second_factor=True))]
 
 
 def seen(user: Principal) -> dict[str, Any]:
@@ -91,11 +112,54 @@ class AdminChannel(Channel):
         return You(**seen(self.user))
 
 
+class Change(Message):
+    """Asks for a change."""
+
+    type = "change"
+
+
+def guarded(name: str, guard: Any) -> None:
+    """A route, a function and a channel behind one guard."""
+
+    @router.get(f"/rest/{name}")
+    async def guarded_rest(user: guard) -> dict[str, Any]:
+        """Who asks."""
+        return seen(user)
+
+    @router.websocket(f"/bare/{name}")
+    async def guarded_bare(websocket: WebSocket, user: guard) -> None:
+        """Who asks."""
+        await bare(websocket, user)
+
+    @router.websocket(f"/channel/{name}")
+    class GuardedChannel(Channel):
+        """Who asks."""
+
+        user: guard
+
+        @on
+        async def who(self, who: Who) -> You:
+            """Who one is."""
+            return You(**seen(self.user))
+
+        @on
+        @raises(InsufficientScope)
+        async def change(self, change: Change) -> None:
+            """Takes more than to come in."""
+            require_scope(self.user, WRITE)
+
+
+guarded("reader", Reader)
+guarded("editor", Editor)
+guarded("anyone", Anyone)
+guarded("fresh", Fresh)
+guarded("coded", Coded)
+
+
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+def server(new_sqlite: Callable[[], str]) -> Iterator[RunningServer]:
     """The service with the probes."""
-    url = f"sqlite:///{tmp_path_factory.mktemp('auth') / 'unused.db'}"
-    with RunningServer(settings_for(url), router) as running:
+    with RunningServer(settings_for(new_sqlite()), router) as running:
         yield running
 
 
@@ -195,8 +259,9 @@ async def test_the_scheme_is_bearer(server: RunningServer, scheme: str) -> None:
     assert answered.status_code == (200 if scheme == "bearer" else 401)
 
 
-def test_an_expired_token_is_told_apart() -> None:
+async def test_an_expired_token_is_told_apart(server: RunningServer) -> None:
     """Expired is an error of its own, so that a client knows to refresh; the rest is one."""
+    revocations = server.app.state.revocations
     now = [1_800_000_000.0]
     tokens = Tokens(
         "a-secret-of-more-than-32-characters",
@@ -207,12 +272,12 @@ def test_an_expired_token_is_told_apart() -> None:
         clock=lambda: now[0],
     )
     token = tokens.issue("7", name="Ann", session="s")
-    assert authenticate(tokens, token).user_id == 7
+    assert (await authenticate(tokens, token, revocations)).user_id == 7
     now[0] += 60
     with pytest.raises(TokenExpired):
-        authenticate(tokens, token)
+        await authenticate(tokens, token, revocations)
     with pytest.raises(AuthenticationFailed) as raised:
-        authenticate(tokens, token + "x")
+        await authenticate(tokens, token + "x", revocations)
     assert raised.value.detail == "The token is not valid."
 
 
@@ -222,3 +287,98 @@ async def test_another_services_token_is_nobodys(server: RunningServer) -> None:
     with RunningServer(type(server.settings)(**changed)) as other:
         token = other.token("7")
     assert (await ask(server, "rest", token))["code"] == "authentication_failed"
+
+
+def ago(minutes: float) -> datetime:
+    """So long ago."""
+    return datetime.now(UTC) - minutes * MINUTES
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_a_scope_is_asked_for_alike(server: RunningServer, door: str) -> None:
+    """A token that is limited needs every scope that is named; one that is not limited, none."""
+    for scopes_, guards in (
+        ([READ], {"reader"}),
+        ([WRITE], set()),
+        ([READ, WRITE, "other"], {"reader", "editor"}),
+        (None, {"reader", "editor"}),
+    ):
+        token = server.token("7", scopes=scopes_)
+        for guard in ("reader", "editor"):
+            answer = await ask(server, door, token, path=f"/{guard}")
+            expected = "7" if guard in guards else "insufficient_scope"
+            assert answer.get("subject", answer.get("code")) == expected
+    refused = await ask(server, door, server.token(scopes=[READ]), path="/editor")
+    assert refused["detail"] == "This takes the scope probe:read probe:write."
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_what_names_no_scope_is_closed_to_who_is_limited(
+    server: RunningServer, door: str
+) -> None:
+    """Whoever forgets the scope of an operation has it open to people alone."""
+    limited = server.token("7", scopes=[READ, WRITE, "admin"])
+    for path, code in (("", "insufficient_scope"), ("/fresh", "insufficient_scope")):
+        assert (await ask(server, door, limited, path=path))["code"] == code
+    assert (await ask(server, door, limited, path="/anyone"))["subject"] == "7"
+    admin = server.token("7", scopes=["admin"], roles=["admin"])
+    assert (await ask(server, door, admin, path="/admin"))["subject"] == "7"
+
+
+async def test_a_scope_that_is_missing_is_named(server: RunningServer) -> None:
+    """WWW-Authenticate tells which it is (RFC 6750 section 3)."""
+    async with server.client(server.token(scopes=[])) as client:
+        answered = await client.get("/probe/rest/reader")
+    assert answered.status_code == 403
+    challenge = 'Bearer error="insufficient_scope", scope="probe:read"'
+    assert answered.headers["www-authenticate"] == challenge
+
+
+async def test_a_handler_can_ask_for_more_than_its_channel(server: RunningServer) -> None:
+    """The frame is refused, and the socket lives on."""
+    async with server.socket("/probe/channel/reader", server.token(scopes=[READ])) as socket:
+        answer = await socket.ask("change")
+        assert (answer["type"], answer["data"]["code"]) == ("error", "insufficient_scope")
+        assert (await socket.ask("who"))["type"] == "you"
+    async with server.socket("/probe/channel/reader", server.token(scopes=[READ, WRITE])) as socket:
+        assert (await socket.ask("change"))["type"] == "ack"
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_to_have_proved_who_one_is_gets_old(server: RunningServer, door: str) -> None:
+    """Ten minutes are fresh enough; whoever never proved it, and no second factor, is refused."""
+    for at, methods, guards in (
+        (ago(9), ["pwd"], {"fresh"}),
+        (ago(9), ["pwd", "otp"], {"fresh", "coded"}),
+        (ago(11), ["pwd", "otp"], set()),
+        (None, [], set()),
+    ):
+        token = server.token("7", authenticated_at=at, methods=methods)
+        for guard in ("fresh", "coded"):
+            answer = await ask(server, door, token, path=f"/{guard}")
+            expected = "7" if guard in guards else "step_up_required"
+            assert answer.get("subject", answer.get("code")) == expected
+            if expected != "7" and door != "rest":
+                challenge = 'Bearer error="insufficient_user_authentication", max_age="600"'
+                assert answer["challenge"] == challenge
+
+
+def test_a_scope_means_one_thing() -> None:
+    """It is made known once, by a name that fits into a token, before a guard asks for it."""
+    assert scope("probe:read", "Read what is probed") == "probe:read"
+    for name, meaning in (("probe:read", "Something else"), ("Two words", "x"), ("", "x")):
+        with pytest.raises(TypeError):
+            scope(name, meaning)
+    with pytest.raises(TypeError, match="no such scope: prob:read"):
+        has_scope("prob:read")
+    assert scopes["admin"]
+
+
+def test_what_guards_ask_for_adds_up() -> None:
+    """Of two ages the shorter counts, and scopes and roles are all needed."""
+    first = Access(scopes=frozenset({"a"}), within=2 * MINUTES)
+    second = Access(scopes=frozenset({"b"}), roles=frozenset({"r"}), within=MINUTES)
+    both = Access(frozenset({"a", "b"}), frozenset({"r"}), MINUTES)
+    assert first & second == both
+    assert Access() & Access() == Access()
+    assert not Access().takes_limited

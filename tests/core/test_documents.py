@@ -1,18 +1,29 @@
-"""OpenAPI as it is served: the errors of each operation, found by walking its guards."""
+"""OpenAPI as it is served: errors of each operation and what it asks for, from its guards."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Annotated, Any
 
 import httpx2
 import pytest
 from fastapi import APIRouter, Depends
 
-from app.core.auth import Admin, CurrentUser
+from app.core.auth import (
+    Admin,
+    CurrentUser,
+    Fresh,
+    Principal,
+    has_scope,
+    proved_within,
+    scope,
+)
 from app.core.documents import errors_of, methods_at, operations
 from app.core.errors import (
     AuthenticationFailed,
     Forbidden,
+    InsufficientScope,
     NotFound,
+    SessionRevoked,
     TokenExpired,
     Unavailable,
     raises,
@@ -46,6 +57,20 @@ async def admin(user: Admin) -> None:
     """For administrators."""
 
 
+SHELVES = scope("shelves:read", "Read what is on the shelves")
+Coded = Annotated[Principal, Depends(proved_within(timedelta(minutes=5), second_factor=True))]
+
+
+@router.get("/shelves", dependencies=[Depends(has_scope(SHELVES))])
+async def shelves() -> None:
+    """Open to keys."""
+
+
+@router.delete("/shelves")
+async def clear(user: Fresh, coded: Coded) -> None:
+    """Not to be undone."""
+
+
 @router.get("/plain")
 async def plain() -> None:
     """Raises nothing of its own."""
@@ -76,10 +101,9 @@ class ProbeChannel(Channel):
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+def server(new_sqlite: Callable[[], str]) -> Iterator[RunningServer]:
     """The service with the probes."""
-    url = f"sqlite:///{tmp_path_factory.mktemp('documents') / 'unused.db'}"
-    with RunningServer(settings_for(url), router) as running:
+    with RunningServer(settings_for(new_sqlite()), router) as running:
         yield running
 
 
@@ -104,13 +128,17 @@ def codes(openapi: dict[str, Any], method: str, path: str) -> dict[str, set[str]
 def test_an_operation_lists_the_errors_of_its_guards(openapi: dict[str, Any]) -> None:
     """What guards of guards declare is among the operation's errors."""
     assert codes(openapi, "get", "/probe/deep") == {
-        "401": {"authentication_failed", "token_expired"},
+        "401": {"authentication_failed", "session_revoked", "token_expired"},
+        "403": {"insufficient_scope"},
         "404": {"not_found"},
         "422": {"invalid_parameter"},
         "500": {"internal"},
         "503": {"unavailable"},
     }
-    assert codes(openapi, "get", "/probe/admin")["403"] == {"forbidden"}
+    assert codes(openapi, "get", "/probe/admin")["403"] == {
+        "forbidden",
+        "insufficient_scope",
+    }
     assert codes(openapi, "get", "/probe/plain") == {"500": {"internal"}}
     assert codes(openapi, "post", "/probe/several") == codes(openapi, "put", "/probe/several")
 
@@ -162,7 +190,8 @@ def test_a_channel_declares_its_handlers_errors(server: RunningServer) -> None:
         for route, dependant in operations(server.app)
         if route.path == "/probe/channel"
     }
-    assert found == {"/probe/channel": {AuthenticationFailed, TokenExpired, Forbidden}}
+    guards = {AuthenticationFailed, TokenExpired, SessionRevoked, InsufficientScope}
+    assert found == {"/probe/channel": {*guards, Forbidden}}
 
 
 def test_the_methods_of_an_address_are_those_of_all_its_routes(server: RunningServer) -> None:
@@ -179,3 +208,29 @@ async def test_a_problem_fits_its_own_schema(
         problem = (await client.get("/probe/deep")).json()
     schema = openapi["components"]["schemas"]["Problem"]
     assert set(schema["required"]) <= set(problem) <= set(schema["properties"])
+
+
+def test_an_operation_lists_the_credentials_it_takes(openapi: dict[str, Any]) -> None:
+    """An access token wherever a guard asks who it is, and nowhere else."""
+
+    def security(method: str, path: str) -> list[dict[str, list[str]]]:
+        found: list[dict[str, list[str]]] = openapi["paths"][path][method].get("security", [])
+        return found
+
+    for path in ("/probe/deep", "/probe/shelves", "/probe/admin"):
+        assert {"OAuth2PasswordBearer": []} in security("get", path)
+    assert security("get", "/probe/plain") == []
+
+
+def test_an_operation_says_what_its_guards_ask_for(openapi: dict[str, Any]) -> None:
+    """In words for people and in `x-requires` for programs; of two ages the shorter."""
+    shelves, clear = (openapi["paths"]["/probe/shelves"][method] for method in ("get", "delete"))
+    assert shelves["x-requires"] == {"scopes": ["shelves:read"]}
+    assert "it takes the scope `shelves:read`." in shelves["description"]
+    assert clear["x-requires"] == {"max_age": 300, "second_factor": True}
+    assert "No key and no limited token may do this." in clear["description"]
+    assert "within 5 minutes by a second factor who they are." in clear["description"]
+    admin = openapi["paths"]["/probe/admin"]["get"]
+    assert admin["x-requires"] == {"roles": ["admin"]}
+    assert "It takes the role `admin`." in admin["description"]
+    assert "x-requires" not in openapi["paths"]["/probe/plain"]["get"]

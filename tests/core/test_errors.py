@@ -23,6 +23,7 @@ from app.core.errors import (
     MethodNotAllowed,
     NotFound,
     Overloaded,
+    Restarting,
     TokenExpired,
     Unavailable,
     UnsupportedMediaType,
@@ -126,6 +127,12 @@ def test_the_close_code_follows_from_the_status(status: int, expected: int) -> N
     """4xx closes with 4000 more, 503 with 1013 (try again later), any other 5xx with 1011."""
     assert close_code(status) == expected
     assert HttpError(status).close_code == expected
+
+
+def test_an_error_may_have_a_close_code_of_its_own() -> None:
+    """A service that restarts closes with 1012, though its status is 503."""
+    assert Restarting.describe()["close_code"] == Restarting().close_code == 1012
+    assert Restarting.describe()["status"] == Restarting().status == 503
 
 
 @pytest.mark.parametrize(
@@ -287,7 +294,7 @@ def test_every_entry_describes_itself() -> None:
     for code, error in registry.items():
         entry = error.describe()
         assert entry["code"] == code
-        assert entry["close_code"] == close_code(entry["status"])
+        assert entry["close_code"] == (error.closes_with or close_code(error.status))
         assert error.__doc__ is not None
         assert entry["description"].split() == error.__doc__.split()
         assert entry["title"].endswith(".")
@@ -304,6 +311,7 @@ def test_raises_adds_up() -> None:
     assert declared(lambda: None) == ()
 
 
+@pytest.mark.timeout(240)  # everything is compiled for it, where no bytecode may be written
 def test_an_error_has_its_message_without_docstrings() -> None:
     """Under `python -OO`, which strips docstrings, errors and documents keep their words."""
     program = (

@@ -3,11 +3,11 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Annotated, Any
 
 import pytest
-from fastapi import APIRouter, Path, Request, WebSocket
+from fastapi import APIRouter, Form, Path, Request, WebSocket
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
@@ -38,6 +38,12 @@ async def post_thing(thing: Thing) -> dict[str, Any]:
     return thing.model_dump()
 
 
+@router.post("/form")
+async def post_form(text: Annotated[str, Form()]) -> str:
+    """Takes a form."""
+    return text
+
+
 @router.delete("/things")
 async def delete_things() -> None:
     """The same address by another method."""
@@ -57,10 +63,10 @@ async def socket(websocket: WebSocket) -> None:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+def server(new_sqlite: Callable[[], str]) -> Iterator[RunningServer]:
     """The service with the probes, and a friend's page."""
     settings = settings_for(
-        f"sqlite:///{tmp_path_factory.mktemp('http') / 'unused.db'}",
+        new_sqlite(),
         environment="production",
         allowed_origins=FRIEND,
         max_body_bytes=LIMIT,
@@ -165,10 +171,9 @@ async def test_what_is_wrong_with_a_body_is_told_apart(
 
 
 @pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+def large(new_sqlite: Callable[[], str]) -> Iterator[RunningServer]:
     """The service with the limit of bodies that it has by default."""
-    url = f"sqlite:///{tmp_path_factory.mktemp('large') / 'unused.db'}"
-    with RunningServer(settings_for(url), router) as running:
+    with RunningServer(settings_for(new_sqlite()), router) as running:
         yield running
 
 
@@ -193,7 +198,7 @@ async def test_another_content_type_is_unsupported(server: RunningServer, kind: 
     ("path", "kind"),
     [
         ("/probe/things", "application/json"),
-        ("/api/v1/auth/login", "application/x-www-form-urlencoded"),
+        ("/probe/form", "application/x-www-form-urlencoded"),
     ],
 )
 async def test_a_body_that_is_too_large_is_refused(

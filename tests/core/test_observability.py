@@ -10,14 +10,37 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from tests.process import running
+from tests.process import PROGRAM, running, token
 
 ORIGIN = "https://friend.example"
 PASSWORD = "hunter2-the-password"
 QUERY = "token-in-the-query"
 COOKIE = "value-of-a-cookie"
 GIVEN_ID = "Trace.of_a-proxy.0003"
-ACCOUNT = {"email": "ann@example.com", "password": PASSWORD, "name": "Ann"}
+#: With a route that takes secrets, and one for whoever is signed in.
+SECRETIVE = PROGRAM.replace(
+    "features.router.include_router",
+    """
+from typing import Annotated
+from pydantic import Field
+from app.core.errors import AuthenticationFailed, raises
+from app.core.schemas import Schema
+
+class Secrets(Schema):
+    token: str
+    password: Annotated[str, Field(min_length=10)]
+
+@router.post("/probe/secrets")
+@raises(AuthenticationFailed)
+async def secrets(given: Secrets) -> None:
+    raise AuthenticationFailed("It opens nothing.")
+
+@router.get("/probe/me")
+async def me(user: CurrentUser) -> str:
+    return user.subject
+
+features.router.include_router""",
+)
 
 
 @dataclass
@@ -26,7 +49,6 @@ class Log:
 
     output: str
     token: str
-    refresh_token: str
 
     @property
     def lines(self) -> list[dict[str, Any]]:
@@ -45,27 +67,29 @@ class Log:
 @pytest.fixture(scope="module")
 def log() -> Log:
     """The log at LOG_LEVEL=debug of a process that was asked a little of everything."""
-    with running(LOG_LEVEL="debug", LOG_FORMAT="json", ALLOWED_ORIGINS=ORIGIN) as process:
+    access_token = token()
+    given = {"LOG_LEVEL": "debug", "LOG_FORMAT": "json", "ALLOWED_ORIGINS": ORIGIN}
+    with running(program=SECRETIVE, **given) as process:
         with httpx2.Client(base_url=process.url) as client:
-            client.post("/api/v1/accounts", json=ACCOUNT)
-            client.post("/api/v1/accounts", json=ACCOUNT)
-            client.post("/api/v1/accounts", json=ACCOUNT | {"name": ""})
-            client.post("/api/v1/accounts", content=f'{{"password": "{PASSWORD}')
-            pair = process.sign_in(ACCOUNT["email"], PASSWORD)
-            process.sign_in(ACCOUNT["email"], PASSWORD + "x")
-            client.headers["Authorization"] = f"Bearer {pair['access_token']}"
+            refused = {"token": PASSWORD, "password": PASSWORD}
+            client.post("/probe/secrets", json=refused)
+            client.post("/probe/secrets", json=refused | {"password": "short"})
+            client.post("/probe/secrets", content=f'{{"password": "{PASSWORD}')
+            client.get("/probe/me", headers={"Authorization": f"Bearer {access_token}x"})
+            client.headers["Authorization"] = f"Bearer {access_token}"
             client.headers["Cookie"] = f"session={COOKIE}"
-            client.get("/api/v1/accounts/me", headers={"X-Request-ID": GIVEN_ID})
-            client.get(f"/nowhere?token={QUERY}&access_token={pair['access_token']}")
-        asyncio.run(_sockets(process.ws_url, pair["access_token"]))
-    return Log(process.output, pair["access_token"], pair["refresh_token"])
+            client.get("/probe/me", headers={"X-Request-ID": GIVEN_ID})
+            client.get(f"/nowhere?token={QUERY}&access_token={access_token}")
+            client.get("/health/live")
+        asyncio.run(_sockets(process.ws_url, access_token))
+    return Log(process.output, access_token)
 
 
 async def _sockets(url: str, token: str) -> None:
     address = f"{url}/not/a/socket?token={QUERY}"
     headers = {"Authorization": f"Bearer {token}", "Cookie": f"session={COOKIE}"}
     async with connect(
-        f"{url}/probe?token={QUERY}",
+        f"{url}/probe?token={QUERY}&ticket={QUERY}",
         additional_headers={"Cookie": f"session={COOKIE}"},
         subprotocols=["bearer", token],  # type: ignore[list-item]
         proxy=None,
@@ -84,7 +108,7 @@ async def _sockets(url: str, token: str) -> None:
 
 def test_no_secret_is_in_the_log(log: Log) -> None:
     """No token, query, cookie, password or header value is anywhere in what is written."""
-    secrets = (log.token, log.refresh_token, PASSWORD, QUERY, COOKIE, log.token.split(".")[2])
+    secrets = (log.token, PASSWORD, QUERY, COOKIE, log.token.split(".")[2])
     assert [secret for secret in secrets if secret in log.output] == []
     assert "Bearer " not in log.output
     assert "?" not in "".join(line.get("path", "") for line in log.lines)
@@ -101,7 +125,7 @@ def test_every_line_is_json(log: Log) -> None:
 
 def test_a_request_is_one_line(log: Log) -> None:
     """It names method, path, status, time, client, the user and the request id."""
-    line = log.one("request", path="/api/v1/accounts/me")
+    line = log.one("request", path="/probe/me", status=200)
     assert line["ms"] > 0
     expected = {
         "level": "info",
@@ -118,10 +142,10 @@ def test_a_request_is_one_line(log: Log) -> None:
 def test_a_refused_request_names_its_error(log: Log) -> None:
     """The line of a request that was refused has the code of the error."""
     expected = {
-        ("/api/v1/accounts", 409): "accounts.email_taken",
-        ("/api/v1/accounts", 415): "unsupported_media_type",
-        ("/api/v1/accounts", 422): "invalid_parameter",
-        ("/api/v1/auth/login", 401): "accounts.wrong_credentials",
+        ("/probe/secrets", 401): "authentication_failed",
+        ("/probe/secrets", 415): "unsupported_media_type",
+        ("/probe/secrets", 422): "invalid_parameter",
+        ("/probe/me", 401): "authentication_failed",
         ("/nowhere", 404): "not_found",
     }
     for (path, status), code in expected.items():

@@ -2,19 +2,21 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
 
 import pytest
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Form, Request
 
+from app.core.auth import CurrentUser
 from app.core.errors import registry
+from app.core.schemas import Schema
 from tests.conftest import settings_for
 from tests.server import RunningServer
 
 HOST = b"Host: 127.0.0.1\r\n"
 LAST = b"Connection: close\r\n\r\n"
-POST = b"POST /api/v1/accounts HTTP/1.1\r\n" + HOST + b"Content-Type: application/json\r\n"
+POST = b"POST /probe/things HTTP/1.1\r\n" + HOST + b"Content-Type: application/json\r\n"
 GET = b"GET /health/live HTTP/1.1\r\n"
 HOME = b"GET / HTTP/1.1\r\n"
 UPGRADE = (
@@ -32,11 +34,38 @@ async def client_of(request: Request) -> list[str]:
     return [request.client.host, request.url.scheme]
 
 
+class Thing(Schema):
+    """A body."""
+
+    text: str
+
+
+@router.post("/probe/things")
+async def post_thing(thing: Thing) -> None:
+    """Takes a body."""
+
+
+class Entry(Schema):
+    """A form."""
+
+    username: str
+    password: str
+
+
+@router.post("/probe/form")
+async def post_form(entry: Annotated[Entry, Form()]) -> None:
+    """Takes a form."""
+
+
+@router.get("/probe/me")
+async def me(user: CurrentUser) -> None:
+    """For whoever is signed in."""
+
+
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+def server(new_sqlite: Callable[[], str]) -> Iterator[RunningServer]:
     """The service, behind a proxy that it does not know."""
-    url = f"sqlite:///{tmp_path_factory.mktemp('raw') / 'unused.db'}"
-    settings = settings_for(url, environment="production", forwarded_allow_ips="10.0.0.1")
+    settings = settings_for(new_sqlite(), environment="production", forwarded_allow_ips="10.0.0.1")
     with RunningServer(settings, router) as running:
         yield running
 
@@ -92,15 +121,15 @@ NONSENSE = {
     "odd upgrade": b"GET /nowhere HTTP/1.1\r\n" + HOST + b"Upgrade: h2c\r\n" + LAST,
     "odd origin": b"GET /x HTTP/1.1\r\n" + HOST + UPGRADE + b"Origin: http://[\r\n\r\n",
     "bytes of an origin": b"GET /x HTTP/1.1\r\n" + HOST + UPGRADE + b"Origin: \xff\r\n\r\n",
-    "odd authorization": b"GET /api/v1/accounts/me HTTP/1.1\r\n" + HOST
+    "odd authorization": b"GET /probe/me HTTP/1.1\r\n" + HOST
     + b"Authorization: Bearer \xff.\xff.\xff\r\n" + LAST,
     "odd cookie": b"GET /nowhere HTTP/1.1\r\n" + HOST + b"Cookie: =;;\xff=\xff;\r\n" + LAST,
-    "odd form": b"POST /api/v1/auth/login HTTP/1.1\r\n" + HOST
+    "odd form": b"POST /probe/form HTTP/1.1\r\n" + HOST
     + b"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 39\r\n" + LAST
     + b"username=%ed%a0%80%00&password=%ff%00%zz",
-    "no boundary": b"POST /api/v1/auth/login HTTP/1.1\r\n" + HOST
+    "no boundary": b"POST /probe/form HTTP/1.1\r\n" + HOST
     + b"Content-Type: multipart/form-data\r\nContent-Length: 2\r\n" + LAST + b"{}",
-    "odd charset": b"POST /api/v1/accounts HTTP/1.1\r\n" + HOST
+    "odd charset": b"POST /probe/things HTTP/1.1\r\n" + HOST
     + b"Content-Type: application/json; charset=nonsense\r\nContent-Length: 2\r\n" + LAST + b"{}",
 }  # fmt: skip
 

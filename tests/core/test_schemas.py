@@ -1,6 +1,7 @@
 """Models that cross a door, and the types that many of them share."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -102,10 +103,9 @@ async def test_what_is_no_id_names_nothing(server: RunningServer, text: str) -> 
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def server(new_sqlite: Callable[[], str]) -> Any:
     """The service with the probe."""
-    url = f"sqlite:///{tmp_path_factory.mktemp('schemas') / 'unused.db'}"
-    with RunningServer(settings_for(url), router) as running:
+    with RunningServer(settings_for(new_sqlite()), router) as running:
         yield running
 
 

@@ -9,9 +9,25 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 
-from app.core.tokens import MAX_LENGTH, Claims, Reason, TokenRefused, Tokens
+from app.core.tokens import (
+    MAX_LENGTH,
+    Claims,
+    Key,
+    Reason,
+    RingKey,
+    TokenRefused,
+    Tokens,
+    new_material,
+)
 
 NOW = 1_800_000_000
 LIFETIME = 900
@@ -72,6 +88,34 @@ def forged(
     return f"{text}.{mac(text, secret, digest)}"
 
 
+#: A key for ES256; its number is no secret, and its signatures are the same in each run.
+EC_KEY = ec.derive_private_key(20_260_101, ec.SECP256R1())
+EC_KID = "ec-1"
+EC_HEADER: dict[str, Any] = {"alg": "ES256", "typ": "at+jwt", "kid": EC_KID}
+
+
+def ec_signature(text: str, key: ec.EllipticCurvePrivateKey = EC_KEY) -> bytes:
+    der = key.sign(text.encode(), ec.ECDSA(SHA256(), deterministic_signing=True))
+    r, s = decode_dss_signature(der)
+    return r.to_bytes(32, "big") + s.to_bytes(32, "big")
+
+
+def ec_forged(
+    header: dict[str, Any] | None = None,
+    claims: dict[str, Any] | None = None,
+    key: ec.EllipticCurvePrivateKey = EC_KEY,
+) -> str:
+    """The same as `forged`, signed with ES256."""
+    text = f"{b64(changed(EC_HEADER, header or {}))}.{b64(changed(CLAIMS, claims or {}))}"
+    return f"{text}.{b64(ec_signature(text, key))}"
+
+
+def ec_ring_key(signs_from: float = 0, verifies_until: float = float("inf")) -> RingKey:
+    """The key for ES256 as a ring has it."""
+    der = EC_KEY.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    return RingKey(Key.restored(EC_KID, "ES256", der), signs_from, verifies_until)
+
+
 class Clock:
     now: float = NOW
 
@@ -122,6 +166,7 @@ class TestIssue:
             token_id=claims.token_id,
             issued_at=datetime.fromtimestamp(NOW, UTC),
             expires_at=datetime.fromtimestamp(NOW + LIFETIME, UTC),
+            key=kid_of(SECRET),
         )
 
     def test_text(self, tokens: Tokens) -> None:
@@ -184,7 +229,7 @@ class TestAccepted:
         assert tokens.verify(forged()).token_id == "token-1"
 
     @pytest.mark.parametrize(
-        "extra", [{"scope": "x"}, {"nbf": NOW}, {"deep": [[{}]]}, {"nbf": NOW + LEEWAY}]
+        "extra", [{"acr": "x"}, {"nbf": NOW}, {"deep": [[{}]]}, {"nbf": NOW + LEEWAY}]
     )
     def test_other_claims(self, tokens: Tokens, extra: dict[str, Any]) -> None:
         """Claims of others are ignored, and a start that has come is no obstacle."""
@@ -577,6 +622,119 @@ class TestTimes:
         """A shorter configured lifetime refuses the longer tokens issued before."""
         tokens = make(lifetime=timedelta(seconds=LIFETIME - 1))
         assert refusal(tokens, forged()) is Reason.LIFETIME
+
+
+class TestRing:
+    """Several keys: `kid` says which, each has one algorithm, and the newest signs."""
+
+    @pytest.fixture
+    def ring(self, tokens: Tokens) -> Tokens:
+        tokens.use([RingKey(tokens.own_key), ec_ring_key(NOW)], removed=["gone"])
+        return tokens
+
+    def test_the_newest_signs_and_all_verify(self, ring: Tokens, clock: Clock) -> None:
+        """A key that is to sign later verifies before that; the claims say which key it was."""
+        clock.now = NOW - 1
+        before = ring.issue("42", session="s")
+        assert json.loads(base64.urlsafe_b64decode(before.split(".")[0] + "==")) == HEADER
+        assert ring.verify(ec_forged()).key == EC_KID
+        clock.now = NOW
+        head, body, signature = ring.issue("42", session="s").split(".")
+        assert json.loads(base64.urlsafe_b64decode(head + "==")) == EC_HEADER
+        assert len(base64.urlsafe_b64decode(signature + "==")) == 64
+        assert ring.verify(f"{head}.{body}.{signature}").key == EC_KID
+        assert ring.verify(before).key == kid_of(SECRET)
+
+    def test_by_hand(self, ring: Tokens) -> None:
+        """The hand-made ES256 token is accepted, so each refusal below is due to its change."""
+        assert ring.verify(ec_forged()).subject == "42"
+
+    def test_a_key_verifies_until_its_time_is_over(self, tokens: Tokens, clock: Clock) -> None:
+        """To the very instant, and does not sign again even where it is the only one."""
+        tokens.use([ec_ring_key(0, NOW + 100)])
+        clock.now = NOW + 99.999
+        assert tokens.verify(tokens.issue("42", session="s")).key == EC_KID
+        assert tokens.public_keys() != []
+        clock.now = NOW + 100
+        assert refusal(tokens, ec_forged()) is Reason.KEY
+        assert tokens.public_keys() == []
+        with pytest.raises(RuntimeError, match="keys rotate"):
+            tokens.issue("42", session="s")
+
+    def test_another_keys_algorithm(self, ring: Tokens) -> None:
+        """A key's name with the other algorithm is refused, whatever the signature is."""
+        for token in (forged({"alg": "ES256"}), ec_forged({"alg": "HS256"})):
+            assert refusal(ring, token) is Reason.ALGORITHM
+
+    @pytest.mark.parametrize("form", [Encoding.DER, Encoding.PEM, Encoding.X962])
+    def test_the_public_key_is_no_secret(self, ring: Tokens, form: Encoding) -> None:
+        """An HMAC by what everybody may fetch proves nothing (RFC 8725 section 2.1)."""
+        compressed, spki = PublicFormat.UncompressedPoint, PublicFormat.SubjectPublicKeyInfo
+        public = EC_KEY.public_key().public_bytes(
+            form, compressed if form is Encoding.X962 else spki
+        )
+        for alg, reason in (("HS256", Reason.ALGORITHM), ("ES256", Reason.SIGNATURE)):
+            text = f"{b64(changed(EC_HEADER, {'alg': alg}))}.{b64(changed(CLAIMS, {}))}"
+            signature = hmac.new(public, text.encode(), "sha256").digest()
+            assert refusal(ring, f"{text}.{b64(signature)}") is reason
+
+    def test_each_key_signs_for_itself(self, ring: Tokens) -> None:
+        """What one key has signed is nothing under the other's name: no key is tried."""
+        assert refusal(ring, ec_forged(key=ec.generate_private_key(ec.SECP256R1()))) is (
+            Reason.SIGNATURE
+        )
+        assert refusal(ring, ec_forged({"kid": kid_of(SECRET)})) is Reason.ALGORITHM
+        assert refusal(ring, forged({"kid": EC_KID})) is Reason.ALGORITHM
+
+    @pytest.mark.parametrize(
+        "signature",
+        [b"", bytes(64), b"\xff" * 64, bytes(63), bytes(65), b"der"],
+        ids=["none", "zero", "too large", "short", "long", "der"],
+    )
+    def test_not_a_signature(self, ring: Tokens, signature: bytes) -> None:
+        """No signature, one out of range, one of another length and one in DER are refused."""
+        text = ec_forged().rpartition(".")[0]
+        if signature == b"der":
+            signature = EC_KEY.sign(text.encode(), ec.ECDSA(SHA256()))
+        assert refusal(ring, f"{text}.{b64(signature)}") is Reason.SIGNATURE
+
+    def test_a_removed_key_is_told_apart(self, ring: Tokens) -> None:
+        """So that whoever had a token of it knows to refresh; even where it is in the ring."""
+        assert refusal(ring, forged({"kid": "gone"})) is Reason.KEY_REMOVED
+        assert refusal(ring, forged({"kid": "never there"})) is Reason.KEY
+        ring.use([RingKey(ring.own_key), ec_ring_key()], removed=[EC_KID])
+        assert refusal(ring, ec_forged()) is Reason.KEY_REMOVED
+
+    def test_what_is_published(self, ring: Tokens) -> None:
+        """The point of the ES256 key as a JWK, and nothing of the symmetric one."""
+        point = EC_KEY.public_key().public_numbers()
+        assert ring.public_keys() == [
+            {
+                "kty": "EC",
+                "crv": "P-256",
+                "x": b64(point.x.to_bytes(32, "big")),
+                "y": b64(point.y.to_bytes(32, "big")),
+                "alg": "ES256",
+                "kid": EC_KID,
+                "use": "sig",
+            }
+        ]
+
+    @pytest.mark.parametrize("algorithm", ["HS256", "ES256"])
+    def test_new_material_is_a_key(self, tokens: Tokens, algorithm: Any) -> None:
+        """A new key signs what it verifies, and no two are the same."""
+        material = new_material(algorithm)
+        assert material != new_material(algorithm)
+        tokens.use([RingKey(Key.restored("k", algorithm, material))])
+        assert tokens.verify(tokens.issue("42", session="s")).key == "k"
+
+    def test_material_of_another_algorithm_is_no_key(self) -> None:
+        """Nor is that of another curve."""
+        other = ec.generate_private_key(ec.SECP384R1())
+        der = other.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+        for algorithm, material in (("ES256", b"x" * 32), ("ES256", der), ("RS256", der)):
+            with pytest.raises(ValueError, match=r"."):
+                Key.restored("k", algorithm, material)
 
 
 def public_keys() -> dict[str, bytes]:

@@ -12,7 +12,7 @@ import pytest
 from fastapi import APIRouter, Depends
 from pydantic import StringConstraints
 from sqlalchemy import text
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
 from websockets.datastructures import Headers
 from websockets.exceptions import InvalidStatus
 
@@ -61,6 +61,16 @@ class Probe:
     fail_in: dict[str, Exception] = field(default_factory=dict)
     hold_opened: bool = False
     writer: asyncio.Task[Any] | None = None
+    asked: int = 0  # how often `authorise` was
+
+    def has_been_asked(self, times: int) -> Callable[[], Awaitable[bool]]:
+        """Whether `authorise` has been asked so many times from now on."""
+        begun = self.asked
+
+        async def fact() -> bool:
+            return self.asked >= begun + times
+
+        return fact
 
 
 async def _probe(connection: HTTPConnection) -> Probe:
@@ -121,6 +131,7 @@ class Noise(Message):
 
 
 probe_events = Topic[Said]("probe:{room}")
+logged_events = Topic[Said]("logged:{room}", durable=True, keep=5000)
 
 FAILURES: dict[str, Exception] = {
     "forbidden": Forbidden("Not you."),
@@ -148,6 +159,9 @@ async def admitted(room: int, user: CurrentUser, probe: ProbeState) -> Access:
     return Access(room, user, user.roles)
 
 
+Admitted = Annotated[Access, Depends(admitted)]
+
+
 router = APIRouter(prefix="/probe")
 
 
@@ -157,7 +171,7 @@ class ProbeChannel(Channel):
     """Says what it hears, waits, fails and writes, as the test wants it."""
 
     topic = probe_events
-    access: Annotated[Access, Depends(admitted)]
+    access: Admitted
     hub: Hub
     db: Database
     probe: ProbeState
@@ -171,6 +185,7 @@ class ProbeChannel(Channel):
 
     async def authorise(self) -> None:
         """Fail where the test wants it to, and otherwise check all anew."""
+        self.probe.asked += 1
         await super().authorise()
         self._perhaps_fail("authorise")
 
@@ -236,7 +251,7 @@ class BinaryChannel(Channel):
     """Sends back the bytes it is sent, turned round."""
 
     subprotocols = ("v2.probe", "v1.probe")
-    access: Annotated[Access, Depends(admitted)]
+    access: Admitted
 
     @on
     async def turn(self, data: bytes) -> bytes:
@@ -254,6 +269,20 @@ class OpenChannel(Channel):
         return Said(text=message.text)
 
 
+@router.websocket("/key")
+class KeyChannel(Channel):
+    """Says which key a message came with."""
+
+    @on
+    async def say(self, message: Say, key: str | None) -> Said:
+        """Answer with the key."""
+        return Said(text=message.text, by=repr(key))
+
+    @on
+    async def note(self, message: Note) -> None:
+        """Take none."""
+
+
 @router.get("/tasks")
 async def tasks() -> list[str]:
     """The names of the server's tasks that belong to a connection."""
@@ -264,7 +293,7 @@ async def tasks() -> list[str]:
 @router.get("/{room}/count")
 async def count(room: int, hub: Hub) -> int:
     """How many are subscribed."""
-    return hub.count(probe_events.at(room=room))
+    return sum(hub.count(topic.at(room=room)) for topic in (probe_events, logged_events))
 
 
 @router.post("/{room}/say")
@@ -278,9 +307,17 @@ async def say_to_all(room: int, message: Say, hub: Hub, times: int = 1) -> int:
 
 @router.post("/{room}/revoke/{subject}")
 async def revoke(room: int, subject: str, hub: Hub, db: Database) -> None:
-    """End somebody's subscription."""
+    """End somebody's subscriptions."""
     async with db.unit_of_work() as uow:
-        hub.revoke(uow, probe_events.at(room=room), subject, Forbidden("You were put out."))
+        for topic in (probe_events, logged_events):
+            hub.revoke(uow, topic.at(room=room), subject, Forbidden("You were put out."))
+
+
+@router.post("/end/{session}")
+async def end_session(session: str, request: Request, db: Database) -> None:
+    """End a session."""
+    async with db.unit_of_work() as uow:
+        request.app.state.revocations.revoke_session(uow, session)
 
 
 def failing(how: str) -> AppError:

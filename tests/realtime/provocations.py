@@ -1,13 +1,17 @@
 """What provokes the errors of app/realtime, through a channel of the test's own."""
 
 import asyncio
+from uuid import uuid4
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
+from sqlalchemy import update
 
 from app.core.auth import CurrentUser
-from app.realtime import Channel, Message, errors, on
-from tests.provoking import Problem, Provocation, ended, framed
-from tests.server import RunningServer
+from app.core.db import Database
+from app.realtime import Channel, Events, Hub, Message, Since, Topic, errors, on, pull
+from app.realtime.log import TopicRow
+from tests.provoking import Problem, Provocation, answered, ended, framed
+from tests.server import DEADLINE, RunningServer
 
 router = APIRouter()
 
@@ -42,6 +46,60 @@ class Pipe(Channel):
     async def wait(self, _: Wait) -> None:
         """Never an answer."""
         await asyncio.Event().wait()
+
+
+class Blown(Message):
+    """Something that went through the pipe."""
+
+    type = "blown"
+
+
+blown = Topic[Blown]("blown", durable=True)
+
+
+@router.websocket("/blown")
+class Ear(Channel):
+    """Hears what goes through the pipe."""
+
+    topic = blown
+    user: CurrentUser
+
+
+@router.get("/blown")
+async def pull_blown(request: Request, user: CurrentUser, hub: Hub, since: Since) -> Events:
+    """The same, with a long poll."""
+    return await pull(request, hub, blown.at(), since, limit=10, wait=DEADLINE)
+
+
+@router.post("/blown/restored")
+async def restored(hub: Hub, db: Database) -> None:
+    """Do to the log what restoring another database does."""
+    waiting: list[bool] = []
+    while not any(waiting):  # another request is on its way
+        await asyncio.sleep(0.01)
+        waiting = [each._live for feed in hub._feeds.values() for each in feed.subscriptions]
+    async with db.unit_of_work() as uow:
+        await uow.execute(update(TopicRow).values(epoch=uuid4().hex))
+    await hub.sweep()
+
+
+async def a_position_that_is_lost(server: RunningServer) -> Problem:
+    """How a socket is closed for which the log has nothing that follows."""
+    async with server.socket("/blown", server.token()) as socket, server.client() as http:
+        await socket.until("welcome")
+        assert await socket.ask("ping", ref=1) == {"type": "pong", "ref": 1}
+        await http.post("/blown/restored")
+        return await ended(socket)
+
+
+async def a_position_that_is_lost_meanwhile(server: RunningServer) -> Problem:
+    """The answer to a long poll for which it has nothing."""
+    async with server.client(server.token()) as http:
+        start = (await http.get("/blown")).json()
+        query = {"epoch": start["epoch"], "after": start["offset"]}
+        waiting = asyncio.create_task(http.get("/blown", params=query))
+        await http.post("/blown/restored")
+        return answered(await waiting)
 
 
 async def unknown_type(server: RunningServer) -> Problem:
@@ -83,6 +141,12 @@ async def unread_frames(server: RunningServer) -> Problem:
 
 
 PROVOCATIONS = [
+    Provocation(
+        errors.PositionLost,
+        rest=a_position_that_is_lost_meanwhile,
+        channel=(a_position_that_is_lost,),
+        routers=(router,),
+    ),
     Provocation(errors.UnknownMessageType, channel=(unknown_type,), routers=(router,), alone=ALONE),
     Provocation(
         errors.SubjectChanged, channel=(somebody_elses_token,), routers=(router,), alone=ALONE

@@ -242,6 +242,22 @@ def two_messages() -> type[Channel]:
     return TwoMessages
 
 
+def more_than_a_key() -> type[Channel]:
+    class More(Channel):
+        @on
+        async def say(self, message: Say, key: str | None, more: int) -> None: ...
+
+    return More
+
+
+def only_a_key() -> type[Channel]:
+    class OnlyKey(Channel):
+        @on
+        async def say(self, key: str | None) -> None: ...
+
+    return OnlyKey
+
+
 def no_annotation() -> type[Channel]:
     class NoAnnotation(Channel):
         @on
@@ -280,8 +296,10 @@ def a_message_without_type() -> type[Channel]:
         (two_of_a_type, r"Two\.two: 'one' takes 'say' already"),
         (two_of_bytes, r"Two\.two: 'one' takes binary frames already"),
         (not_async, r"Sync\.say: a handler is `async def`"),
-        (no_message, r"NoMessage\.say: a handler takes self and one message"),
-        (two_messages, r"TwoMessages\.say: a handler takes self and one message"),
+        (no_message, r"NoMessage\.say: a handler takes self, one message and perhaps its `key`"),
+        (two_messages, r"TwoMessages\.say: a handler takes self, one message and perhaps"),
+        (more_than_a_key, r"More\.say: a handler takes self, one message and perhaps its `key`"),
+        (only_a_key, r"OnlyKey\.say: annotate 'key' with a Message, or bytes"),
         (no_annotation, r"NoAnnotation\.say: annotate 'message' with a Message, or bytes"),
         (not_a_message, r"NotAMessage\.say: annotate 'message' with a Message, or bytes"),
         (a_union, r"AUnion\.say: annotate 'message' with a Message, or bytes"),

@@ -88,6 +88,40 @@ async def test_a_message_without_members_needs_no_data(
     assert probe.handled == [""]
 
 
+async def test_a_handler_is_given_the_key_of_its_frame(probe_server: RunningServer) -> None:
+    """As it was written, or None; a key is no ref, and is not sent back."""
+    async with probe_server.socket("/probe/key") as socket:
+        await welcomed(socket)
+        for key in (None, "a", " ~!\\\"'", "x" * 255):
+            answer = await socket.ask("say", {"text": "hi"}, key=key)
+            assert answer == {"type": "said", "ref": "r", "data": {"text": "hi", "by": repr(key)}}
+        await socket.send("say", {"text": "hi"}, key="a")
+        assert (await socket.frame())["data"]["by"] == "'a'"
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, "é", "a\nb", "\x7f", 7, True, ["a"], {}])
+async def test_what_is_no_key_is_refused(probe_server: RunningServer, key: Any) -> None:
+    """It has 1 to 255 printable characters of ASCII, as the header of REST."""
+    async with probe_server.socket("/probe/key") as socket:
+        await welcomed(socket)
+        frame = {"type": "say", "ref": 1, "key": key, "data": {"text": "hi"}}
+        await socket.raw(json.dumps(frame))
+        refused = await socket.frame()
+        assert (refused["type"], refused["ref"]) == ("error", 1)
+        assert refused["data"]["code"] == "invalid_parameter"
+        assert [error["loc"][0] for error in refused["data"]["errors"]] == ["key"]
+
+
+async def test_a_key_that_a_handler_does_not_take_is_refused(probe_server: RunningServer) -> None:
+    """A client that thinks that its message is done once is told that it is not."""
+    async with probe_server.socket("/probe/key") as socket:
+        await welcomed(socket)
+        answer = await socket.ask("note", key="a")
+        assert (answer["type"], answer["data"]["code"]) == ("error", "invalid_parameter")
+        assert answer["data"]["detail"] == "This message takes no key."
+        assert (await socket.ask("note"))["type"] == "ack"
+
+
 async def test_frames_are_handled_in_order(probe_server: RunningServer, probe: Probe) -> None:
     """A frame waits for the one before it, however slow that is."""
     async with probe_server.socket(PATH, probe_server.token()) as socket:

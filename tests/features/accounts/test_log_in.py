@@ -30,6 +30,13 @@ from tests.server import DEADLINE, RunningServer
 
 pytestmark = pytest.mark.usefixtures("engine")
 
+
+@pytest.fixture
+def server(serve: Callable[..., RunningServer]) -> RunningServer:
+    """Passwords cost here what they cost in production."""
+    return serve()
+
+
 ARGON2 = "$argon2id$v=19$m=19456,t=2,p=1$"
 
 
@@ -100,7 +107,7 @@ async def test_swagger_authorizes_by_what_the_documents_say(server: RunningServe
     async with server.client() as client:
         await sign_up(client)
         schema = (await client.get("/openapi.json")).json()
-        (scheme,) = schema["components"]["securitySchemes"].values()
+        scheme = schema["components"]["securitySchemes"]["OAuth2PasswordBearer"]
         address = urljoin(f"{server.url}/docs", scheme["flows"]["password"]["tokenUrl"])
         assert urlsplit(address).path in schema["paths"]
         answer = await client.post(
@@ -190,14 +197,14 @@ async def test_others_are_served_while_passwords_are_hashed(server: RunningServe
 
 
 async def test_whoever_is_promoted_is_an_administrator_from_the_next_token_on(
-    server: RunningServer, settings: Settings, promote: Callable[[str], Any]
+    server: RunningServer, settings: Settings, operate: Callable[[str, str], Any]
 ) -> None:
     """The token of before is as it was; log-in and refresh give one with the role."""
     async with server.client() as client:
         before = await begin(client)
-        done = await asyncio.to_thread(promote, ADDRESS.upper())
+        done = await asyncio.to_thread(operate, "promote", ADDRESS.upper())
         assert done.exit_code == 0, done.output
-        again = await asyncio.to_thread(promote, ADDRESS)
+        again = await asyncio.to_thread(operate, "promote", ADDRESS)
         assert again.exit_code == 0
         after = (await log_in(client)).json()
         refreshed = await client.post(
@@ -210,8 +217,8 @@ async def test_whoever_is_promoted_is_an_administrator_from_the_next_token_on(
     assert verify(refreshed.json()["access_token"]).roles == {"admin"}
 
 
-def test_nobody_is_promoted_who_has_no_account(promote: Callable[[str], Any]) -> None:
+def test_nobody_is_promoted_who_has_no_account(operate: Callable[[str, str], Any]) -> None:
     """The command says what to do and fails."""
-    done = promote("bob@example.com")
+    done = operate("promote", "bob@example.com")
     assert done.exit_code == 1
     assert "sign up first" in done.stderr

@@ -7,15 +7,16 @@ from tests.server import RunningServer
 
 async def not_ready(server: RunningServer) -> Problem:
     """The answer of a service whose database cannot be opened."""
-    async with server.client() as client:
-        return answered(await client.get("/health/ready"))
+    away = "sqlite+aiosqlite:////no/such/directory/x.db"
+    with server.database_at(away):
+        async with server.client() as client:
+            return answered(await client.get("/health/ready"))
 
 
 PROVOCATIONS = [
     Provocation(
         NotReady,
         rest=not_ready,
-        settings={"database_url": "sqlite:////no/such/directory/x.db"},
         alone="Whatever asks for health asks over HTTP.",
     ),
 ]

@@ -1,5 +1,6 @@
 """Health: the process lives whatever happens; it is ready while the database answers."""
 
+import asyncio
 import socket
 import time
 from collections.abc import Callable
@@ -9,8 +10,11 @@ import httpx2
 import psycopg
 import pytest
 
+from app.core import provider_keys
 from app.core.settings import Settings
-from tests.server import RunningServer
+from tests.core.issuer import AUDIENCE, Issuer
+from tests.redis import OwnRedis
+from tests.server import DEADLINE, RunningServer
 
 
 async def ask(client: httpx2.AsyncClient, what: str) -> httpx2.Response:
@@ -38,13 +42,14 @@ async def test_a_service_with_its_database_lives_and_is_ready(server: RunningSer
 
 
 async def test_without_its_database_a_service_lives_and_is_not_ready(
-    serve: Callable[..., RunningServer], tmp_path: Path
+    server: RunningServer, tmp_path: Path
 ) -> None:
     """It says so in time, and which database it is to nobody."""
-    server = serve(database_url=f"sqlite:///{tmp_path / 'missing' / 'file.db'}")
-    async with server.client() as client:
-        assert (await ask(client, "live")).status_code == 200
-        ready = await ask(client, "ready")
+    away = f"sqlite+aiosqlite:///{tmp_path / 'missing' / 'file.db'}"
+    with server.database_at(away):
+        async with server.client() as client:
+            assert (await ask(client, "live")).status_code == 200
+            ready = await ask(client, "ready")
     assert refuses(ready)
     assert "missing" not in ready.text
 
@@ -71,16 +76,87 @@ async def test_readiness_goes_and_comes_with_postgresql(
         assert (await ask(client, "ready")).status_code == 200
 
 
-async def test_a_database_that_says_nothing_is_not_waited_for(
-    serve: Callable[..., RunningServer],
-) -> None:
+async def test_a_database_that_says_nothing_is_not_waited_for(server: RunningServer) -> None:
     """The check answers within its own time, whatever the time for a connection is."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        port = silent.getsockname()[1]
-        server = serve(
-            database_url=f"postgresql://nobody@127.0.0.1:{port}/none", database_timeout_seconds=30
-        )
+        url = f"postgresql+psycopg://nobody@127.0.0.1:{silent.getsockname()[1]}/none"
+        with server.database_at(url, timeout=30):
+            async with server.client() as client:
+                began = time.monotonic()
+                assert refuses(await ask(client, "ready"))
+                assert time.monotonic() - began < 4
+
+
+async def test_without_redis_a_service_is_degraded_and_ready(
+    serve: Callable[..., RunningServer], own_redis: OwnRedis
+) -> None:
+    """It is told at once, while Redis hangs and while it is away, and taken back afterwards."""
+    server = serve(redis_url=own_redis.url)
+    async with server.client() as client:
+        await _until(client, "ok")
+        own_redis.hang()
+        await _until(client, "degraded")
+        began = time.monotonic()
+        ready = await ask(client, "ready")
+        assert time.monotonic() - began < 1
+        assert ready.status_code == 200
+        assert ready.json() == {
+            "status": "degraded",
+            "detail": "Redis does not answer: events of other processes come late.",
+        }
+        own_redis.resume()
+        await _until(client, "ok")
+        own_redis.kill()
+        await _until(client, "degraded")
+        assert (await ask(client, "live")).json() == {"status": "ok"}
+
+
+async def test_without_its_provider_a_service_is_degraded_and_ready(
+    serve: Callable[..., RunningServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the keys that tokens are verified with; it says so, and whose they are to nobody."""
+    monkeypatch.setattr(provider_keys, "REFRESH_SECONDS", 0)
+    monkeypatch.setattr(provider_keys, "RETRY_SECONDS", 0.05)
+    async with Issuer() as issuer:
+        server = await _served(serve, issuer)
         async with server.client() as client:
-            began = time.monotonic()
-            assert refuses(await ask(client, "ready"))
-            assert time.monotonic() - began < 4
+            await _until(client, "ok")
+            issuer.instead = b"none"
+            await _until(client, "degraded")
+            ready = await ask(client, "ready")
+            assert ready.status_code == 200
+            assert ready.json()["detail"] == (
+                "The identity provider does not answer: its newest keys may not be known."
+            )
+            issuer.instead = None
+            await _until(client, "ok")
+
+
+async def test_a_service_that_never_had_keys_is_not_ready(
+    serve: Callable[..., RunningServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It could verify no token. It starts all the same, and is ready once the provider is there."""
+    monkeypatch.setattr(provider_keys, "RETRY_SECONDS", 0.05)
+    async with Issuer() as issuer:
+        issuer.instead = b"none"
+        server = await _served(serve, issuer)
+        async with server.client() as client:
+            ready = await ask(client, "ready")
+            assert refuses(ready)
+            assert ready.json()["detail"] == "The identity provider has not answered yet."
+            assert (await ask(client, "live")).status_code == 200
+            issuer.instead = None
+            await _until(client, "ok")
+
+
+async def _served(serve: Callable[..., RunningServer], issuer: Issuer) -> RunningServer:
+    """A service that takes the tokens of this issuer, which is asked for its keys at the start."""
+    oidc = {"auth_mode": "oidc", "oidc_issuer": issuer.url, "oidc_audience": AUDIENCE}
+    return await asyncio.to_thread(serve, **oidc)
+
+
+async def _until(client: httpx2.AsyncClient, status: str) -> None:
+    """Wait until readiness is so."""
+    async with asyncio.timeout(DEADLINE):
+        while (await ask(client, "ready")).json()["status"] != status:
+            pass

@@ -1,11 +1,14 @@
 """Somebody in rooms, at both doors."""
 
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import httpx2
 
 from tests.server import RunningServer, Socket
+
+PRESENCE = frozenset({"presence.changed"})
 
 
 class Person:
@@ -53,13 +56,20 @@ class Person:
         page: dict[str, Any] = answer.json()
         return page
 
-    def socket(self, room: int | str) -> AbstractAsyncContextManager[Socket]:
-        """A socket to a room, as a program opens it."""
-        return self.server.socket(f"/api/v1/rooms/{room}/ws", self.token)
+    def socket(self, room: int | str, query: str = "") -> AbstractAsyncContextManager[Socket]:
+        """A socket to a room, as a program opens it; deaf to who comes and goes."""
+        return _deaf(self.server.socket(f"/api/v1/rooms/{room}/ws{query}", self.token))
 
     def browser_socket(self, room: int | str) -> AbstractAsyncContextManager[Socket]:
-        """A socket to a room, as a page opens it."""
-        return self.server.browser_socket(f"/api/v1/rooms/{room}/ws", self.token)
+        """A socket to a room, as a page opens it; deaf to who comes and goes."""
+        return _deaf(self.server.browser_socket(f"/api/v1/rooms/{room}/ws", self.token))
+
+
+@asynccontextmanager
+async def _deaf(opening: AbstractAsyncContextManager[Socket]) -> AsyncIterator[Socket]:
+    async with opening as socket:
+        socket.unheard = PRESENCE
+        yield socket
 
 
 def code(response: httpx2.Response) -> str:

@@ -3,11 +3,7 @@
 import asyncio
 from collections import Counter
 
-import pytest
-
 from tests.features.rooms.people import Person, code
-
-pytestmark = pytest.mark.usefixtures("engine")
 
 
 async def fill_pool(person: Person) -> None:

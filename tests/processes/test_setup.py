@@ -18,8 +18,9 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SETUP = ROOT / "scripts" / "setup.py"
+BENCH = "../bench/requirements.txt"  # as seen from requirements/
 OLD = ["python3.6", "python3.7", "python3.8", "python3.9", "python3.10"]
 
 
@@ -206,7 +207,14 @@ class TestPins:
         assert {name_of(r) for r in project["dependency-groups"]["dev"]} <= dev.keys()
         assert base.items() <= dev.items()
 
-    @pytest.mark.parametrize("name", ["base.txt", "dev.txt"])
+    def test_of_the_benchmark_are_those_of_the_service(self) -> None:
+        """What is measured beside the peers is the service on the versions that it runs on."""
+        asked = re.findall(r"^\w.*", (ROOT / "bench" / "requirements.in").read_text(), re.MULTILINE)
+        bench = pins(BENCH)
+        assert pins("base.txt").items() <= bench.items()
+        assert {name_of(r).replace("_", "-") for r in asked} <= bench.keys()
+
+    @pytest.mark.parametrize("name", ["base.txt", "dev.txt", BENCH])
     def test_name_no_place(self, name: str) -> None:
         """A pin says which package, by its hash, and not where it is to be had."""
         text = (ROOT / "requirements" / name).read_text()

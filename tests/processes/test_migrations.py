@@ -73,23 +73,23 @@ async def test_a_table_that_no_model_has_is_left_alone(settings: Settings, engin
 
 async def test_a_difference_is_seen(settings: Settings, engine: str) -> None:
     """A column that a migration forgot is told."""
-    await on(settings, lambda connection: connection.execute(text("ALTER TABLE users DROP name")))
+    await on(settings, lambda connection: connection.execute(text("ALTER TABLE jobs DROP error")))
     difference = await migrations.differences(settings)
     assert difference
-    assert "name" in difference
+    assert "error" in difference
 
 
 async def test_upgrading_twice_changes_nothing(settings: Settings, engine: str) -> None:
     """A second upgrade finds nothing to do and loses no row."""
     row = (
-        "INSERT INTO users (email, email_key, name, password_hash, roles, created_at)"
-        " VALUES ('a', 'a', 'kept', '', '[]', '2030-01-01 00:00:00+00')"
+        "INSERT INTO jobs (name, payload, run_at, attempts, created_at)"
+        " VALUES ('kept', '', '2030-01-01 00:00:00+00', 0, '2030-01-01 00:00:00+00')"
     )
     await on(settings, lambda connection: connection.execute(text(row)))
     before = await tables(settings)
     assert await migrations.upgrade(settings) == []
     assert await tables(settings) == before
-    names = text("SELECT name FROM users")
+    names = text("SELECT name FROM jobs")
     assert await on(settings, lambda connection: connection.scalar(names)) == "kept"
 
 
@@ -102,30 +102,34 @@ async def test_downgrading_to_nothing_and_up_again(settings: Settings, engine: s
     assert await migrations.differences(settings) is None
 
 
-def test_every_feature_is_a_branch_of_its_own() -> None:
-    """A feature's revisions are in its folder, named after it, and depend on no other's."""
+def test_every_part_is_a_branch_of_its_own() -> None:
+    """Its revisions are in its folder, named after it, and depend on no other part's.
+
+    The parts are the features, and of the floors below them core and realtime.
+    """
     script = ScriptDirectory.from_config(Config(toml_file=str(ROOT / "pyproject.toml")))
     revisions = list(script.walk_revisions())
     assert revisions
     for revision in revisions:
-        feature = Path(revision.path).parent.name
-        assert revision.revision.startswith(f"{feature}_")
-        assert (Path(features.__file__).parent / feature / "models.py").is_file()
+        part = Path(revision.path).parent.name
+        assert revision.revision.startswith(f"{part}_")
+        below = part in ("core", "realtime")
+        assert below != (Path(features.__file__).parent / part / "models.py").is_file()
         assert not revision.dependencies
-        assert revision.branch_labels == {feature}
+        assert revision.branch_labels == {part}
     heads = [head.rsplit("_", 1)[0] for head in script.get_heads()]
     assert sorted(heads) == sorted(set(heads))
 
 
 async def test_an_upgrade_that_fails_leaves_nothing(settings: Settings, engine: str) -> None:
-    """It is one transaction: where `sessions` is in the way, there is no `users` either."""
+    """It is one transaction: where `tickets` is in the way, there is no `jobs` either."""
     await on(settings, down)
-    in_the_way = text("CREATE TABLE sessions (id INT)")
+    in_the_way = text("CREATE TABLE tickets (id INT)")
     await on(settings, lambda connection: connection.execute(in_the_way))
-    with pytest.raises(migrations.SchemaError, match=r"sessions.*Drop it"):
+    with pytest.raises(migrations.SchemaError, match=r"tickets.*Drop it"):
         await migrations.upgrade(settings)
-    assert await tables(settings) <= {"alembic_version", "sessions"}
-    await on(settings, lambda connection: connection.execute(text("DROP TABLE sessions")))
+    assert await tables(settings) <= {"alembic_version", "tickets"}
+    await on(settings, lambda connection: connection.execute(text("DROP TABLE tickets")))
     await migrations.upgrade(settings)
     assert await migrations.differences(settings) is None
 
@@ -133,7 +137,7 @@ async def test_an_upgrade_that_fails_leaves_nothing(settings: Settings, engine: 
 def test_a_database_newer_than_the_code_is_refused(settings: Settings) -> None:
     """A revision of a feature that is here, which its folder does not have, stops the upgrade."""
     with sqlite3.connect(str(settings.database.database)) as connection:
-        connection.execute("INSERT INTO alembic_version VALUES ('accounts_9999')")
+        connection.execute("INSERT INTO alembic_version VALUES ('core_9999')")
     with pytest.raises(migrations.SchemaError, match="newer than the code"):
         asyncio.run(migrations.upgrade(settings))
 
@@ -167,7 +171,7 @@ def test_a_feature_comes_and_goes(tmp_path: Path) -> None:
     assert different.stderr.endswith("Run `python -m app db revision FEATURE MESSAGE`.\n")
     written = Path(run("db", "revision", "lamps", "first lamps").splitlines()[-1])
     assert written == root / "alembic" / "versions" / "lamps" / "lamps_0001_first_lamps.py"
-    assert "users" not in written.read_text()
+    assert "jobs" not in written.read_text()
     run("db", "upgrade")
     assert run("db", "check").endswith("Models and migrations agree.\n")
 

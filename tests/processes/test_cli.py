@@ -12,9 +12,8 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from tests.process import ROOT, Process, command, running
-
-SIGN_UP = {"email": "Ann@example.com", "password": "correct horse", "name": "Ann"}
+from tests.process import ROOT, Process, command, running, token
+from tests.redis import OwnRedis
 
 
 def refused(*arguments: str, code: int = 1, **variables: str) -> str:
@@ -78,7 +77,7 @@ def test_a_database_that_is_away_is_named() -> None:
         "The database postgresql+psycopg://ann:***@127.0.0.1:1/duplex cannot be reached ("
     )
     assert said.endswith("): start it, or correct DATABASE_URL.")
-    assert refused("user", "promote", "ann@example.com", DATABASE_URL=url) == said
+    assert refused("jobs", "list", DATABASE_URL=url) == said
     assert "hunter2" not in said
 
 
@@ -117,7 +116,7 @@ def test_a_database_that_is_not_migrated_is_not_served(database: Path) -> None:
     expected = "The database is not up to date: run `python -m app db upgrade`, or serve --migrate."
     assert said == expected
     assert refused("db", "check", DATABASE_URL=f"sqlite:///{database}") == expected
-    assert refused("user", "promote", "a@b.com", DATABASE_URL=f"sqlite:///{database}") == expected
+    assert refused("jobs", "list", DATABASE_URL=f"sqlite:///{database}") == expected
 
 
 def test_a_database_newer_than_the_code_is_left_alone(
@@ -127,51 +126,65 @@ def test_a_database_newer_than_the_code_is_left_alone(
     shutil.copy(migrated_sqlite, tmp_path / "newer.db")
     with sqlite3.connect(tmp_path / "newer.db") as connection:
         connection.execute(
-            "UPDATE alembic_version SET version_num = 'accounts_9999'"
-            " WHERE version_num LIKE 'accounts_%'"
+            "UPDATE alembic_version SET version_num = 'core_9999' WHERE version_num LIKE 'core_%'"
         )
     said = refused("serve", "--migrate", PORT="0", DATABASE_URL=f"sqlite:///{tmp_path}/newer.db")
-    assert "has the migration accounts_9999" in said
+    assert "has the migration core_9999" in said
     assert said.endswith("Deploy the newer code, or restore a backup.")
 
 
 def test_serving_twice_keeps_the_data(database: Path) -> None:
     """It says where it is, ends cleanly, and finds its data when it is started again."""
     url = f"sqlite:///{database}"
+    for arguments in (("db", "upgrade"), ("keys", "rotate", "--algorithm", "ES256")):
+        assert command(*arguments, DATABASE_URL=url).returncode == 0
     with running(DATABASE_URL=url) as process:
         assert process.line.startswith("Duplex is at http://127.0.0.1:")
         assert process.line.endswith(" (Ctrl-C ends it)\n")
-        assert process.post("/api/v1/accounts", json=SIGN_UP).status_code == 201
+        keys = process.get("/.well-known/jwks.json").json()["keys"]
         process.ask_to_end(signal.SIGINT)
         assert process.ended() == 0
         assert "Traceback" not in process.output
     with running(DATABASE_URL=url) as process:
-        assert process.post("/api/v1/accounts", json=SIGN_UP).status_code == 409
+        assert process.get("/.well-known/jwks.json").json()["keys"] == keys
+    assert keys
 
-    promoted = command("user", "promote", "ann@EXAMPLE.com", DATABASE_URL=url)
-    assert (promoted.returncode, promoted.stdout) == (0, "ann@EXAMPLE.com is an administrator.\n")
-    with sqlite3.connect(database) as connection:
-        assert connection.execute("SELECT roles FROM users").fetchall() == [('["admin"]',)]
-    said = refused("user", "promote", "bob@example.com", DATABASE_URL=url)
-    assert said == "There is no account of bob@example.com: sign up first."
+
+def test_a_database_is_not_served_twice_without_redis(database: Path) -> None:
+    """The second process ends with the remedy, and the first goes on."""
+    url = f"sqlite:///{database}"
+    with running(DATABASE_URL=url) as process:
+        assert refused("serve", PORT="0", DATABASE_URL=url) == (
+            "Another process serves this database, and the two would not hear each other: stop "
+            "it, or set REDIS_URL for both."
+        )
+        assert process.get("/health/ready").json() == {"status": "ok"}
+
+
+def test_processes_with_redis_serve_a_database_together(
+    database: Path, own_redis: OwnRedis
+) -> None:
+    """Two of them run side by side."""
+    together = {"DATABASE_URL": f"sqlite:///{database}", "REDIS_URL": own_redis.url}
+    with running(**together) as one, running(**together) as other:
+        assert one.get("/health/live").status_code == other.get("/health/live").status_code == 200
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_open_socket_is_told_of_the_end(number: int) -> None:
     """Whoever is connected gets 1012 (service restart), and the process ends cleanly."""
     with running() as process:
-        process.post("/api/v1/accounts", json=SIGN_UP)
-        token = process.sign_in(SIGN_UP["email"], SIGN_UP["password"])["access_token"]
-        assert asyncio.run(_close_code_at_the_end(process, token, number)) == 1012
-        assert process.ended() == (0 if number == signal.SIGINT else -signal.SIGTERM)
+        assert asyncio.run(_close_code_at_the_end(process, number)) == 1012
+        assert process.ended() == 0
         assert "Traceback" not in process.output
 
 
-async def _close_code_at_the_end(process: Process, token: str, number: int) -> int | None:
-    headers = {"Authorization": f"Bearer {token}"}
+async def _close_code_at_the_end(process: Process, number: int) -> int | None:
+    headers = {"Authorization": f"Bearer {token()}"}
     address = f"{process.ws_url}/probe"
     async with connect(address, additional_headers=headers, proxy=None) as opened:
         process.ask_to_end(number)
+        assert '"code":"restarting"' in str(await opened.recv())
         with pytest.raises(ConnectionClosed):
             await opened.recv()
         return opened.close_code
@@ -181,4 +194,4 @@ def test_nobody_needs_a_database_to_ask_for_help() -> None:
     """Help names every command."""
     done = command("--help", DATABASE_URL="nonsense")
     assert done.returncode == 0
-    assert all(name in done.stdout for name in ("serve", "db", "user"))
+    assert all(name in done.stdout for name in ("serve", "db", "jobs", "keys"))
