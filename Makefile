@@ -4,7 +4,7 @@ VENV := .venv/bin/python
 COMPILE := $(VENV) -m uv pip compile --quiet pyproject.toml --universal --python-version 3.11 \
 	--generate-hashes --custom-compile-command 'make lock'
 
-.PHONY: help run test check format lock upgrade drill compose-drill figures dev
+.PHONY: help run test engines processes browser ledger mutations check format lock upgrade drill compose-drill figures bench dev
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,7 +14,22 @@ run:  ## Install what is missing, migrate the database and serve (HOST, PORT)
 	@exec $(VENV) -m app serve --migrate
 
 test: dev  ## Run the tests (ARGS="-k rooms" picks some)
-	@$(VENV) -m pytest --numprocesses 3 --dist loadfile $(ARGS)
+	@$(VENV) -m pytest --numprocesses 4 --dist loadfile $(ARGS)
+
+engines: dev  ## Run on PostgreSQL what `make test` runs on SQLite
+	@$(VENV) -m pytest --numprocesses 4 --dist loadfile -m postgresql $(ARGS)
+
+processes: dev  ## Run the tests of whole processes: commands, workers, drains, faults
+	@$(VENV) -m pytest --numprocesses 3 --dist loadfile --timeout 180 -m "" tests/processes tests/delivery $(ARGS)
+
+browser: dev  ## Run the tests of the pages in Chromium
+	@$(VENV) -m pytest --numprocesses 3 --dist loadfile --timeout 180 tests/browser $(ARGS)
+
+ledger: dev  ## Hurt two servers, PostgreSQL and Redis, and account for every event (ARGS="--rounds 10")
+	@$(VENV) -m tests.delivery.ledger $(ARGS)
+
+mutations: dev  ## Leave out what delivery rests on, one thing after the other: the ledger must show it
+	@$(VENV) -m tests.delivery.ledger --mutations --rounds 1 $(ARGS)
 
 check: dev  ## Formatting, lint, types and floors
 	@$(VENV) -m ruff format --check
@@ -29,18 +44,29 @@ format: dev  ## Format the code and put its imports in order
 lock: dev  ## Pin what pyproject.toml asks for, keeping the pins that still fit
 	@$(COMPILE) --output-file requirements/base.txt
 	@$(COMPILE) --output-file requirements/dev.txt --group dev --constraint requirements/base.txt
+	@$(COMPILE) bench/requirements.in --output-file bench/requirements.txt --no-emit-index-url \
+		--constraint requirements/base.txt
 
 upgrade: COMPILE += --upgrade
 upgrade: lock  ## Pin the newest versions
 
-drill: dev  ## Remove every example from a copy of the tree and run everything in it
-	@$(VENV) scripts/removal_drill.py
+drill: dev  ## Remove every example, and then accounts/, from a copy and run everything in it
+	@PYTHONPATH=. $(VENV) scripts/removal_drill.py
 
 compose-drill: dev  ## Bring docker-compose.yml up from a copy of the tree, try it, take it down
 	@$(VENV) scripts/compose_drill.py
 
 figures: dev  ## Measure the figures of docs/figures.md on a clean clone
 	@$(VENV) scripts/figures.py --tests
+
+bench: bench/.venv/installed  ## Measure it beside its peers (ARGS="--subscribers 1000", --smoke)
+	@bench/.venv/bin/python -m bench.run $(ARGS)
+
+bench/.venv/installed: bench/requirements.txt
+	@$(PYTHON) -m venv --clear bench/.venv
+	@bench/.venv/bin/python -m pip install --quiet --no-input --disable-pip-version-check \
+		--require-hashes --requirement bench/requirements.txt
+	@touch $@
 
 dev:
 	@$(PYTHON) scripts/setup.py --dev

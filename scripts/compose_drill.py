@@ -11,11 +11,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx2
 from drills import copy_tree, log_in, sign_up, wait_until_ready
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 FORBIDDEN = ("pip", "pytest", "mypy", "playwright")
 
@@ -24,16 +27,18 @@ class Project:
     """A compose project of the drill's own, in a copy of the tree."""
 
     def __init__(self, copy: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        with socket.socket() as one, socket.socket() as two:
+            for free in (one, two):
+                free.bind(("127.0.0.1", 0))
+            self.port, self.mail_port = (free.getsockname()[1] for free in (one, two))
         self.copy = copy
         self.name = f"duplex-drill-{os.getpid()}"
 
     def compose(self, *arguments: str, check: bool = True) -> str:
         """What `docker compose` prints; a failure ends the drill."""
         command = ["docker", "compose", "--project-name", self.name, *arguments]
-        environment = os.environ | {"PORT": str(self.port)}
+        ports = {"PORT": str(self.port), "MAIL_PORT": str(self.mail_port)}
+        environment = os.environ | ports
         return subprocess.run(
             command, cwd=self.copy, env=environment, check=check, stdout=subprocess.PIPE, text=True
         ).stdout
@@ -50,6 +55,19 @@ class Project:
             base_url=f"http://127.0.0.1:{self.port}", trust_env=False, timeout=httpx2.Timeout(15)
         )
 
+    def mailed(self) -> str:
+        """The text of the first mail that comes; waits for it."""
+        with httpx2.Client(
+            base_url=f"http://127.0.0.1:{self.mail_port}/api/v1", trust_env=False, timeout=15
+        ) as mails:
+            deadline = time.monotonic() + 30
+            while time.monotonic() < deadline:
+                if found := mails.get("/messages").raise_for_status().json()["messages"]:
+                    mail = mails.get(f"/message/{found[0]['ID']}").raise_for_status()
+                    return str(mail.json()["Text"])
+                time.sleep(0.2)
+        raise RuntimeError("no mail came")
+
     def is_running(self) -> bool:
         """Whether the service's container runs."""
         return bool(self.inspect("app")["State"]["Running"])
@@ -65,10 +83,7 @@ def main() -> int:
             project.compose("up", "--build", "--detach", "--quiet-pull")
             use(project)
             look(project)
-            step("stop")
-            project.compose("stop")
-            state = project.inspect("app")["State"]
-            assert state["ExitCode"] == 0, state
+            stop(project)
         except BaseException:
             print(project.compose("logs", "--no-color", check=False), file=sys.stderr)
             raise
@@ -82,8 +97,8 @@ def use(project: Project) -> None:
     """Sign up and log in; a second `up` and new containers keep the data and the secrets."""
     with project.client() as client:
         wait_until_ready(client, alive=project.is_running)
-        step("sign up, log in")
-        sign_up(client)
+        step("sign up with the mail that comes, log in")
+        sign_up(client, project.mailed)
         log_in(client)
         client.get("/api/v1/accounts/me").raise_for_status()
         step("up again, with new containers")
@@ -91,6 +106,40 @@ def use(project: Project) -> None:
         wait_until_ready(client, alive=project.is_running)
         client.get("/api/v1/accounts/me").raise_for_status()  # the key that signed it is the same
         log_in(client)
+
+
+def stop(project: Project) -> None:
+    """Stop it with a WebSocket open: that is told why, and the service ends cleanly."""
+    step("stop, with a WebSocket open")
+    with project.client() as client:
+        log_in(client)
+        room = client.post("/api/v1/rooms", json={"name": "Library"})
+        if room.status_code == 404:  # the example has been removed
+            project.compose("stop")
+        else:
+            token = client.headers["Authorization"]
+            stop_under(project, f"/api/v1/rooms/{room.json()['id']}/ws", token)
+    state = project.inspect("app")["State"]
+    assert state["ExitCode"] == 0, state
+
+
+def stop_under(project: Project, path: str, token: str) -> None:
+    """Stop it while somebody listens to the channel at `path`."""
+    address, headers = f"ws://127.0.0.1:{project.port}{path}", {"Authorization": token}
+    with (
+        ThreadPoolExecutor() as pool,
+        connect(address, additional_headers=headers, proxy=None) as socket,
+    ):
+        frame = json.loads(socket.recv(timeout=10))
+        assert frame["type"] == "welcome", frame
+        stopping = pool.submit(project.compose, "stop")
+        try:
+            while True:
+                frame = json.loads(socket.recv(timeout=30))
+        except ConnectionClosed:
+            assert frame["data"]["code"] == "restarting", frame
+        assert socket.close_code == 1012, socket.close_code
+        stopping.result()
 
 
 def look(project: Project) -> None:
@@ -102,7 +151,7 @@ def look(project: Project) -> None:
     )
     assert key != password, "one secret for two purposes"
     assert min(len(key), len(password)) >= 32, "a short secret"
-    for service in ("app", "db", "migrate", "secrets"):
+    for service in ("app", "db", "mail", "migrate", "secrets"):
         container = project.inspect(service)
         host = container["HostConfig"]
         told = json.dumps(container)
@@ -112,8 +161,9 @@ def look(project: Project) -> None:
         assert "no-new-privileges:true" in host["SecurityOpt"], service
         assert host["Memory"] > 0, f"{service}: no memory limit"
         published = [p for ports in (host["PortBindings"] or {}).values() for p in ports]
-        expected = [{"HostIp": "127.0.0.1", "HostPort": str(project.port)}]
-        assert published == (expected if service == "app" else []), (service, published)
+        port = {"app": project.port, "mail": project.mail_port}.get(service)
+        expected = [{"HostIp": "127.0.0.1", "HostPort": str(port)}] if port else []
+        assert published == expected, (service, published)
         if service != "db":
             assert host["ReadonlyRootfs"], f"{service}: it can write into its image"
     assert wait_for_health(project) == "healthy"

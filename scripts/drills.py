@@ -1,6 +1,7 @@
 """What the drills share: a copy of the tree, and a person who uses the service that runs in it."""
 
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -51,9 +52,22 @@ def wait_until_ready(
     raise RuntimeError(f"the service is not ready: {answer}")
 
 
-def sign_up(client: httpx2.Client) -> None:
-    """Make the person's account."""
-    client.post("/api/v1/accounts", json=PERSON).raise_for_status()
+def sign_up(client: httpx2.Client, mailed: Callable[[], str] | None = None) -> None:
+    """Make the person's account, with the link of the mail that they are sent.
+
+    `mailed` gives the mail's text; without it the service is one of development, which shows it.
+    """
+    asked = {name: PERSON[name] for name in ("email", "name")}
+    answer = client.post("/api/v1/accounts/sign-up", json=asked).raise_for_status()
+    if mailed is None:
+        shown = client.get(f"/development/mail/{answer.headers['X-Development-Mail']}")
+        text = shown.raise_for_status().json()["text"]
+    else:
+        text = mailed()
+    token = re.search(r"#confirm\?token=(\S+)", text)
+    assert token, text
+    choice = {"token": token[1], "password": PERSON["password"]}
+    client.post("/api/v1/accounts/confirm", json=choice).raise_for_status()
 
 
 def log_in(client: httpx2.Client) -> None:

@@ -1,0 +1,1 @@
+"""Measures the service beside its peers: see bench/README.md."""
