@@ -246,16 +246,18 @@ def test_swagger_ui_runs_from_this_server_alone(
     expect(operation.locator(".live-responses-table")).to_contain_text(email)
 
 
-def test_a_page_is_shown_when_its_style_is_there(server: RunningServer, visits: Visits) -> None:
+def test_a_page_is_shown_when_its_style_is_there(
+    server: RunningServer, visits: Visits, somebody: MakeSomebody
+) -> None:
     """Nothing moves away under the pointer of who clicks at once."""
     page = visits.open(server.url)
     held: list[Route] = []
-    page.route("**/accounts.css", held.append)
+    page.route("**/accounts.css", lambda route: held.append(route))
     with page.expect_request("**/accounts.css"):
-        sign_up(page, "Ada")
+        log_in(page, somebody(server.url, "Ada").email)
         page.locator("#user-name").click()
     navigation = page.get_by_role("navigation", name="Account")
     expect(navigation).to_have_count(0)
     held[0].continue_()
     expect(navigation).to_be_visible()
-    expect(navigation).to_have_css("display", "block")
+    expect(navigation.get_by_role("list")).to_have_css("display", "grid")
