@@ -4,7 +4,7 @@ VENV := .venv/bin/python
 COMPILE := $(VENV) -m uv pip compile --quiet pyproject.toml --universal --python-version 3.11 \
 	--generate-hashes --custom-compile-command 'make lock'
 
-.PHONY: help run test engines processes browser ledger mutations check format lock upgrade drill compose-drill figures bench dev
+.PHONY: help run test engines processes browser ledger mutations check format lock upgrade drill compose-drill figures bench capacity dev
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ figures: dev  ## Measure the figures of docs/figures.md on a clean clone
 
 bench: bench/.venv/installed  ## Measure it beside its peers (ARGS="--subscribers 1000", --smoke)
 	@bench/.venv/bin/python -m bench.run $(ARGS)
+
+capacity: bench/.venv/installed  ## Measure what one process holds (ARGS="--sockets 1000")
+	@bench/.venv/bin/python -m bench.capacity $(ARGS)
 
 bench/.venv/installed: bench/requirements.txt
 	@$(PYTHON) -m venv --clear bench/.venv

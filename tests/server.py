@@ -28,7 +28,7 @@ from app.server import DuplexServer, listen
 
 #: Shared by the clients: to load the certificates of the world takes each 20 ms.
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-DEADLINE = 10  # seconds: long past what any answer takes, short of the test's own time limit
+DEADLINE = 15  # seconds: long past what any answer takes, short of the test's own time limit
 
 
 class _ObservedServer(DuplexServer):
@@ -98,6 +98,10 @@ class RunningServer:
             base_url=self.url, headers=headers, timeout=20, verify=NO_TLS, **kwargs
         )
 
+    async def has_no_client(self) -> bool:
+        """Whether nobody is connected, as far as the server knows."""
+        return not self._server.server_state.connections
+
     def token(self, subject: str = "1", *, name: str = "Ann", **claims: Any) -> str:
         """An access token of this server's, for somebody who need not have an account."""
         token: str = self.app.state.tokens.issue(
@@ -132,6 +136,7 @@ class RunningServer:
         """A WebSocket as a program opens it; raises InvalidStatus where it is denied."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         headers |= kwargs.pop("headers", {})
+        kwargs.setdefault("open_timeout", 2 * DEADLINE)
         async with connect(
             self.ws_url + path, additional_headers=headers, proxy=None, **kwargs
         ) as connection:

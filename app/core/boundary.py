@@ -213,7 +213,10 @@ class _Run:
     async def _send(self, message: Message) -> None:
         if message["type"] == "websocket.accept":
             self._watch_expiry()
-        await self._shadow.send(message)
+        try:
+            await self._shadow.send(message)
+        except OSError:  # Starlette says so once a socket is open, and not before
+            raise WebSocketDisconnect(1006) from None
 
     def _watch_expiry(self) -> None:
         """Look at the principal when its token should have expired: there may be a newer one."""
