@@ -89,8 +89,8 @@ FEED_LAG_EVENTS = _gauge("feed_lag_events", "Events that a topic is behind its l
 BACKPLANE_CONNECTED = _gauge("backplane_connected", "1 while other processes are heard.", "livemin")
 
 # Jobs, the database and the process
-JOBS = _counter("jobs", "Tries of jobs, by how they ended.", "job", "outcome")
-JOB_SECONDS = _histogram("job_seconds", "How long a try takes.", "job", buckets=_JOB_BUCKETS)
+JOBS = _counter("jobs", "Tries of jobs, by how they ended.", "name", "outcome")
+JOB_SECONDS = _histogram("job_seconds", "How long a try takes.", "name", buckets=_JOB_BUCKETS)
 JOBS_READY = _gauge("jobs_ready", "Jobs that are due and wait; 10,000 at most.", "livemax")
 JOBS_PARKED = _gauge("jobs_parked", "Jobs that were given up; 10,000 at most.", "livemax")
 POOL_USED = _gauge("database_connections_used", "Database connections in use.", "livesum")
@@ -169,11 +169,11 @@ def count_limited(limit: str) -> None:
     _limits(limit).inc()
 
 
-def count_job(job: str, outcome: str, seconds: float | None = None) -> None:
+def count_job(name: str, outcome: str, seconds: float | None = None) -> None:
     """Count a try: `done`, `failed`, `parked`, `lost` (its lease ran out) or `given_back`."""
-    _jobs(job, outcome).inc()
+    _jobs(name, outcome).inc()
     if seconds is not None:
-        _job_seconds(job).observe(seconds)
+        _job_seconds(name).observe(seconds)
 
 
 def count_delivery(subscribers: int, seconds: float) -> None:

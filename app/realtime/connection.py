@@ -88,7 +88,6 @@ class Connection:
         # None: the guards are asked again.
         self._inbox: asyncio.Queue[Encoded | None] = asyncio.Queue(self._settings.ws_inbox_frames)
         self._outbox = Outbox(self._settings.ws_outbox_bytes, channel.overflow)
-        self._hub.outboxes.add(self._outbox)
         self._template = state.template_of(self.websocket.scope["endpoint"])
         self._subscription: Subscription | None = None
         self._leave: Callable[[], None] | None = None
@@ -139,6 +138,7 @@ class Connection:
         if opened is not None:
             opened.end = self.end  # from here on this knows best how to
         address = self.channel.address()
+        self._hub.outboxes.add(self._outbox)
         try:
             opening = await self._subscribe(address) if address else Opening(None, None)
             self._send(self._welcome(opening))
@@ -152,6 +152,7 @@ class Connection:
             finally:
                 await self._close()
         finally:
+            self._hub.outboxes.discard(self._outbox)
             for timer in (self._expiry, self._recheck):
                 if timer:
                     timer.cancel()

@@ -11,7 +11,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Coroutine, Iterable
 from typing import Annotated, Any, TypeVar
-from weakref import WeakSet
 
 from fastapi import Depends
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -52,8 +51,8 @@ class EventHub:
         self.log = EventLog(db)
         self._backplane = backplane
         self._revocations = revocations
-        #: What waits for the clients of this process, each as long as its connection lives.
-        self.outboxes: WeakSet[Outbox] = WeakSet()
+        #: What waits for the clients of this process, each for as long as it is connected.
+        self.outboxes: set[Outbox] = set()
         self._feeds: dict[str, Feed] = {}
         self._swept = time.monotonic()
         self._tasks: set[asyncio.Task[Any]] = set()
