@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from types import FrameType
 from typing import Annotated, Any, Never, TypeVar
@@ -19,6 +19,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from app import features, migrations
 from app.core import key_commands as keys
 from app.core.jobs import commands as jobs
+from app.core.metrics import REGISTRY
+from app.core.metrics_door import SharedValues, metrics_door
 from app.core.node_lock import ServedAlready, node_lock
 from app.core.observability import configure_logging
 from app.core.settings import Settings, explain, sqlite_file
@@ -123,16 +125,45 @@ def serve(
         # Bound before anything is migrated: a port that is taken must change nothing.
         sock = listen(settings.host, settings.port)
     except OSError as error:
-        stop(_cannot_listen(settings, error))
-    if migrate:
-        _upgrade(settings)
-    else:
-        check_migrated(settings)
-    started = partial(announce, sock)
-    if workers == 1:
-        _serve(settings, sock, started)
-    seconds = settings.shutdown_seconds
-    sys.exit(Supervisor(sock, workers, shutdown_seconds=seconds, started=started).run())
+        stop(_cannot_listen(settings.host, settings.port, error))
+    with _metrics(settings, workers) as shared:
+        if migrate:
+            _upgrade(settings)
+        else:
+            check_migrated(settings)
+        started = partial(announce, sock)
+        if workers == 1:
+            _serve(settings, sock, started)
+        sys.exit(_supervise(settings, sock, workers, started, shared))
+
+
+def _supervise(
+    settings: Settings,
+    sock: socket.socket,
+    workers: int,
+    started: Callable[[], None],
+    shared: SharedValues | None,
+) -> int:
+    supervisor = Supervisor(
+        sock, workers, shutdown_seconds=settings.shutdown_seconds, started=started
+    )
+    if shared:
+        supervisor.environment, supervisor.ended = shared.environment, shared.ended
+    return supervisor.run()
+
+
+@contextlib.contextmanager
+def _metrics(settings: Settings, workers: int = 1) -> Iterator[SharedValues | None]:
+    """Serve metrics for this block where METRICS_PORT says so; several workers share theirs."""
+    with contextlib.ExitStack() as stack:
+        shared = None
+        if settings.metrics_port and workers > 1:
+            shared = stack.enter_context(SharedValues())
+        try:
+            stack.enter_context(metrics_door(settings, shared.registry if shared else REGISTRY))
+        except OSError as error:
+            stop(_cannot_listen(settings.metrics_host, settings.metrics_port, error, "METRICS_"))
+        yield shared
 
 
 def _serve(settings: Settings, sock: socket.socket, started: Callable[[], None]) -> Never:
@@ -157,7 +188,8 @@ def _serve(settings: Settings, sock: socket.socket, started: Callable[[], None])
 def worker() -> None:
     """Run jobs, and serve nothing; there may be any number of workers."""
     settings = needs_database()
-    run(_work(settings), settings)
+    with _metrics(settings):
+        run(_work(settings), settings)
 
 
 async def _work(settings: Settings) -> None:
@@ -188,11 +220,13 @@ def _need_redis(settings: Settings) -> None:
         )
 
 
-def _cannot_listen(settings: Settings, error: OSError) -> str:
-    where = f"{settings.host}:{settings.port}"
+def _cannot_listen(host: str, port: int, error: OSError, prefix: str = "") -> str:
+    """What to do about an address that cannot be had; its settings are PREFIX + HOST and PORT."""
+    where = f"{host}:{port}"
     if error.errno == errno.EADDRINUSE:
-        return f"{where} is in use: stop what listens there, or set PORT to a free port."
-    return f"{where} cannot be listened on ({error.strerror or error}): correct HOST or PORT."
+        return f"{where} is in use: stop what listens there, or set {prefix}PORT to a free port."
+    why = error.strerror or error
+    return f"{where} cannot be listened on ({why}): correct {prefix}HOST or {prefix}PORT."
 
 
 def _upgrade(settings: Settings) -> None:

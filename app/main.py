@@ -1,12 +1,13 @@
 """`create_app(settings)`: the only place where everything is wired."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
+from prometheus_client import Gauge
 from starlette.exceptions import HTTPException, WebSocketException
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.cors import CORSMiddleware
@@ -15,11 +16,18 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from app import features, pages
-from app.core import housekeeping, mail
+from app.core import housekeeping, mail, metrics
+from app.core.background import Periodic
 from app.core.boundary import ErrorBoundary, answer
 from app.core.connections import OpenConnections
 from app.core.db import SqlDatabase
-from app.core.documents import declared_access, declared_errors, document, methods_at
+from app.core.documents import (
+    declared_access,
+    declared_errors,
+    document,
+    methods_at,
+    templates,
+)
 from app.core.errors import AppError, MethodNotAllowed, NotFound
 from app.core.http import (
     ClientLimit,
@@ -39,6 +47,7 @@ from app.core.observability import RequestContext
 from app.core.oidc import OpenIdProvider, document_provider
 from app.core.outbound import OutboundClient
 from app.core.revocations import Revocations
+from app.core.sampling import LoopLag, sampling
 from app.core.settings import Settings
 from app.core.tickets import by_ticket
 from app.realtime import EventHub
@@ -104,7 +113,10 @@ def create_app(settings: Settings) -> FastAPI:
         provide(app.state)
     if settings.jobs_in_process:
         app.state.background.append(_job_runner(app))
+    if settings.metrics_port:
+        app.state.background += _measuring(app)
     app.state.declared_errors = declared_errors(app)
+    app.state.template_of = templates(app)
     app.state.access = declared_access(app)
 
     app.include_router(features.router)
@@ -162,6 +174,22 @@ def _job_runner(app: FastAPI) -> JobRunner:
         shutdown_seconds=settings.shutdown_seconds,
         ending=lambda: state.connections.draining,
     )
+
+
+def _measuring(app: FastAPI) -> list[LoopLag | Periodic]:
+    """What sets the gauges that Prometheus reads."""
+    state = app.state
+    gauges: dict[Gauge, Callable[[], float]] = {
+        metrics.CONNECTIONS: lambda: len(state.connections),
+        metrics.SUBSCRIPTIONS: state.hub.subscriptions,
+        metrics.OUTBOX_BYTES: state.hub.unread,
+        metrics.FEED_LAG_SECONDS: lambda: state.hub.lag()[0],
+        metrics.FEED_LAG_EVENTS: lambda: state.hub.lag()[1],
+        metrics.BACKPLANE_CONNECTED: lambda: state.backplane.connected,
+        metrics.POOL_USED: lambda: state.database.connections_used,
+        metrics.POOL_SIZE: lambda: state.database.pool_size,
+    }
+    return [LoopLag(), sampling(gauges, state.jobs.backlog)]
 
 
 def _exception_handlers() -> dict[int | type[Exception], Any]:

@@ -30,6 +30,7 @@ from app.core.errors import (
     UnsupportedMediaType,
     to_app_error,
 )
+from app.core.metrics import count_error
 from app.core.observability import report
 
 PROBLEM_JSON = "application/problem+json"
@@ -69,6 +70,7 @@ def error_of(connection: HTTPConnection, exc: Exception) -> tuple[AppError, dict
             exc = RuntimeError(f"{type(error).__name__} is raised and not declared with @raises")
             error = InternalError(str(exc))
     report(exc)
+    count_error(error.code, "rest" if connection.scope["type"] == "http" else "ws")
     problem = error.problem(
         instance=connection.scope["path"],
         request_id=getattr(connection.state, "request_id", None),

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.caller import caller_of, enter
 from app.core.errors import Restarting, UpstreamError, to_app_error
+from app.core.metrics import UNMATCHED, count_close, count_handshake, count_request
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 SECRET_KEYS = re.compile(r"authorization|cookie|password|secret|token|body|query", re.IGNORECASE)
@@ -83,7 +84,7 @@ def _redact(_: Any, __: str, line: dict[str, Any]) -> dict[str, Any]:
 
 
 class RequestContext:
-    """ASGI middleware: gives each request and connection its id, and logs it when it ends.
+    """ASGI middleware: gives each request and connection its id; logs and counts it as it ends.
 
     An `X-Request-ID` of 8 to 64 letters, digits, `.`, `_` or `-` is taken over, any other is
     replaced. The line names the path and never the query, a header or a body.
@@ -109,11 +110,13 @@ class RequestContext:
             kind = message["type"]
             if kind in ("http.response.start", "websocket.http.response.start"):
                 seen["status"] = message["status"]
+                seen["answered"] = time.perf_counter() - started
                 MutableHeaders(scope=message)["x-request-id"] = request_id
             elif kind == "websocket.accept":
                 message.setdefault("headers", [])
                 MutableHeaders(scope=message)["x-request-id"] = request_id
                 seen["accepted"] = True
+                count_handshake(_template(scope), 101)
             elif kind == "websocket.close":
                 seen.setdefault("close_code", message.get("code", 1000))
             await send(message)
@@ -129,6 +132,7 @@ class RequestContext:
                 await self.app(scope, watching_receive, watching_send)
             finally:
                 _log_end(scope, seen, time.perf_counter() - started)
+                _count_end(scope, seen)
 
 
 def _log_end(scope: Scope, seen: dict[str, Any], seconds: float) -> None:
@@ -145,6 +149,28 @@ def _log_end(scope: Scope, seen: dict[str, Any], seconds: float) -> None:
     line |= {key: seen[key] for key in ("status", "close_code") if key in seen}
     accepted = seen.get("accepted")
     log.info("connection" if accepted else "request", **line)
+
+
+def _count_end(scope: Scope, seen: dict[str, Any]) -> None:
+    template, status = _template(scope), seen.get("status")
+    if seen.get("accepted"):
+        count_close(template, seen.get("close_code", 1006))
+    elif scope["type"] == "websocket":
+        count_handshake(template, status)
+    else:
+        answered = seen.get("answered")
+        if answered is not None:  # a long poll is not slow
+            answered = max(0.0, answered - scope["state"].get("waited", 0.0))
+        count_request(scope["method"], template, status, answered)
+
+
+def _template(scope: Scope) -> str:
+    """The route that took a request: of `/rooms/7` that is `/rooms/{room_id}`."""
+    endpoint, app = scope.get("endpoint"), scope.get("app")
+    if endpoint is None or app is None:
+        return UNMATCHED
+    template: str = app.state.template_of(endpoint)
+    return template
 
 
 def report(exc: Exception) -> None:

@@ -277,6 +277,14 @@ class Settings(BaseSettings):
     log_format: Literal["console", "json"] = Field(
         "console", description="Log lines for a person or for a machine."
     )
+    metrics_host: str = Field(
+        "127.0.0.1",
+        min_length=1,
+        description="The address that Prometheus asks, never one that clients reach.",
+    )
+    metrics_port: int = Field(
+        0, ge=0, le=65535, description="Its port, of `serve` and of `worker`; 0: no metrics."
+    )
 
     @field_validator("secret_key")
     @classmethod

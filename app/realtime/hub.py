@@ -19,12 +19,14 @@ from starlette.requests import HTTPConnection
 from app.core.background import Periodic
 from app.core.db import SqlDatabase, UnitOfWork
 from app.core.errors import AppError
+from app.core.metrics import PUBLISHED
 from app.core.observability import report
 from app.core.revocations import Revocations
 from app.realtime.backplane import Backplane
 from app.realtime.feed import Feed, Subscriber, Subscription
 from app.realtime.log import EventLog, Pending, Stretch
 from app.realtime.messages import Broadcast, Message, Position, Publication
+from app.realtime.outbox import Outbox
 from app.realtime.presence import Member, Presence
 from app.realtime.topics import Address
 
@@ -49,7 +51,10 @@ class EventHub:
         self.log = EventLog(db)
         self._backplane = backplane
         self._revocations = revocations
+        #: What waits for the clients of this process, each for as long as it is connected.
+        self.outboxes: set[Outbox] = set()
         self._feeds: dict[str, Feed] = {}
+        self._swept = time.monotonic()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._unchecked: set[str] = set()
         # Of the last minute, the oldest first: when it was, and what the client is told.
@@ -153,6 +158,27 @@ class EventHub:
     async def sweep(self) -> None:
         """Bring every topic that is subscribed to here up to where the log is."""
         await self._check(self._feeds)
+        self._swept = time.monotonic()
+
+    # What is measured
+
+    def subscriptions(self) -> int:
+        """How many subscriptions there are in this process, of all topics."""
+        return sum(len(feed.subscriptions) for feed in self._feeds.values())
+
+    def unread(self) -> int:
+        """The bytes that wait for the clients of this process."""
+        return sum(outbox.size for outbox in self.outboxes)
+
+    def lag(self) -> tuple[float, int]:
+        """How far the topic that is most behind its log is behind it: in seconds, and in events.
+
+        While nobody looks into the log, as it does not answer, that is how long nobody has.
+        """
+        lags = [feed.lag() for feed in self._feeds.values()]
+        unseen = time.monotonic() - self._swept - SWEEP_SECONDS
+        seconds = max((lag[0] for lag in lags), default=0.0)
+        return max(0.0, unseen, seconds), max((lag[1] for lag in lags), default=0)
 
     # What the backplane calls
 
@@ -183,6 +209,7 @@ class EventHub:
             self._broadcast(each.publication)
 
     def _broadcast(self, publication: Publication) -> None:
+        PUBLISHED.inc()
         feed = self._feeds.get(publication.topic)
         if feed:
             feed.arrived(publication)

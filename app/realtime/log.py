@@ -89,7 +89,7 @@ class EventLog:
 
     async def record(self, uow: UnitOfWork, pending: Iterable[Pending]) -> None:
         """Write events at the end of `uow`'s transaction, and give each its position."""
-        rows = []
+        rows, now = [], datetime.now(UTC)
         by_topic = sorted(pending, key=lambda each: each.address.name)  # stable: in their order
         for name, group in groupby(by_topic, key=lambda each: each.address.name):
             events = list(group)
@@ -97,8 +97,9 @@ class EventLog:
             first = head.offset - len(events) + 1
             for offset, each in enumerate(events, first):
                 each.publication.position = Position(head.epoch, offset)
+                each.publication.at = now.timestamp()
                 each.event.with_log_position(head.epoch, offset)
-                rows.append(_row(each, offset))
+                rows.append(_row(each, offset, now))
             grown = (head.offset, events[0].address.topic.keep)
             uow.after_commit(partial(self._grown.__setitem__, name, grown))
         await (await uow.connection()).execute(insert(EventRow), rows)
@@ -199,8 +200,9 @@ class EventLog:
     ) -> list[Publication]:
         column = EventRow.offset
         beyond, order = (column < edge, column.desc()) if reverse else (column > edge, column)
+        columns = (EventRow.offset, EventRow.type, EventRow.version, EventRow.data)
         query = (
-            select(EventRow.offset, EventRow.type, EventRow.version, EventRow.data, TopicRow.epoch)
+            select(*columns, TopicRow.epoch, EventRow.expires_at)
             .join(TopicRow, TopicRow.name == EventRow.topic)
             .where(and_(EventRow.topic == address.name, beyond))
             .order_by(order)
@@ -208,9 +210,13 @@ class EventLog:
         )
         return [
             Publication(
-                address.name, kind, _upgraded(address, kind, version, data), Position(epoch, offset)
+                address.name,
+                kind,
+                _upgraded(address, kind, version, data),
+                Position(epoch, offset),
+                at=(expires_at - address.topic.keep_for).timestamp(),
             )
-            for offset, kind, version, data, epoch in await session.execute(query)
+            for offset, kind, version, data, epoch, expires_at in await session.execute(query)
         ]
 
     async def trim(self) -> None:
@@ -236,14 +242,14 @@ class EventLog:
                 removed = (await (await uow.connection()).execute(some)).rowcount
 
 
-def _row(each: Pending, offset: int) -> dict[str, Any]:
+def _row(each: Pending, offset: int, now: datetime) -> dict[str, Any]:
     return {
         "topic": each.address.name,
         "offset": offset,
         "type": each.event.type,
         "version": each.event.schema_version,
         "data": each.publication.data.decode(),
-        "expires_at": datetime.now(UTC) + each.address.topic.keep_for,
+        "expires_at": now + each.address.topic.keep_for,
     }
 
 

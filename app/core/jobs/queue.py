@@ -19,6 +19,7 @@ from sqlalchemy import (
     bindparam,
     delete,
     exists,
+    func,
     select,
     text,
     update,
@@ -29,10 +30,12 @@ from starlette.requests import HTTPConnection
 from app.core.db import Base, BigId, SqlDatabase, UnitOfWork, upsert
 from app.core.errors import AppError
 from app.core.jobs.routes import Job, JobRoute, JobRoutes
+from app.core.metrics import count_job
 from app.core.observability import log
 from app.core.schemas import UNSTORABLE
 
 MAX_REASON = 500
+MAX_COUNTED = 10_000
 WORKER_LOST = "WorkerLost: the last try neither succeeded nor failed."
 
 
@@ -221,6 +224,7 @@ class JobQueue:
                     lost.append({"job": id_, "now": now, "reason": WORKER_LOST})
                     line = {"job": name, "job_id": id_, "reason": WORKER_LOST}
                     uow.after_commit(partial(log.error, "job parked", **line))
+                    uow.after_commit(partial(count_job, name, "parked"))
             if claims:
                 await connection.execute(LEASE, claims)
             if lost:
@@ -274,6 +278,19 @@ class JobQueue:
         order = (JobRow.parked_at.is_(None), JobRow.run_at, JobRow.id)
         async with self._db.reading() as session:
             return (await session.scalars(select(JobRow).order_by(*order).limit(limit))).all()
+
+    async def backlog(self) -> tuple[int, int]:
+        """How many jobs are due and wait, and how many are parked; of each MAX_COUNTED at most."""
+        waits = and_(JOB.parked_at.is_(None), JOB.run_at <= self._clock())
+        counted = (
+            select(func.count()).select_from(
+                select(JOB.id).where(which).limit(MAX_COUNTED).subquery()
+            )
+            for which in (waits, JOB.parked_at.is_not(None))
+        )
+        async with self._db.reading() as session:
+            ready, parked = [await session.scalar(each) or 0 for each in counted]
+        return ready, parked
 
     async def retry(self, job_id: int) -> bool:
         """Make a job due now, with all its tries before it. Returns whether there is one."""
