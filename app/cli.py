@@ -21,7 +21,9 @@ from app.core import key_commands as keys
 from app.core.jobs import commands as jobs
 from app.core.node_lock import ServedAlready, node_lock
 from app.core.observability import configure_logging
-from app.core.settings import Settings, explain, sqlite_file
+from app.core.setting_commands import commands as setting_commands
+from app.core.setting_commands import complaints
+from app.core.settings import Settings, sqlite_file
 from app.server import DuplexServer, announce, listen
 from app.workers import Supervisor, inherited
 
@@ -35,6 +37,7 @@ cli = typer.Typer(
 )
 db = typer.Typer(no_args_is_help=True, help="The database and its migrations.")
 cli.add_typer(db, name="db")
+cli.add_typer(setting_commands, name="settings")
 
 
 def main() -> None:
@@ -53,7 +56,7 @@ def load_settings() -> Settings:
     try:
         settings = Settings()
     except ValidationError as error:
-        stop("; ".join(f"{line} (see .env.example)" for line in explain(error)))
+        stop(complaints(error))
     configure_logging(level=settings.log_level, json=settings.log_format == "json")
     return settings
 
@@ -156,7 +159,12 @@ def _serve(settings: Settings, sock: socket.socket, started: Callable[[], None])
 @cli.command()
 def worker() -> None:
     """Run jobs, and serve nothing; there may be any number of workers."""
-    settings = needs_database()
+    settings = load_settings()
+    if settings.in_production and sqlite_file(settings.database):
+        stop(
+            "SQLite is for one process in production: set DATABASE_URL to a postgresql:// address."
+        )
+    check_migrated(settings)
     run(_work(settings), settings)
 
 
