@@ -273,6 +273,13 @@ class Settings(BaseSettings):
     )
 
     # Watching it
+    watchdog_seconds: float = Field(
+        30,
+        ge=0,
+        le=3600,
+        description="How long a function may hold the event loop: after that the process ends, "
+        "with 70, to be started again; in development it is only told of. 0 for ever.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="The least important log lines that are written."
     )

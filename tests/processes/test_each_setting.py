@@ -37,6 +37,7 @@ from tests.core.setting_probe import TO, router
 from tests.core.upstream import Play, Upstream, response
 from tests.process import running
 from tests.processes.checks import CHECKS, Serve, database_of, sets
+from tests.processes.test_watchdog import HOLDING, hold
 from tests.redis import OwnRedis
 from tests.server import DEADLINE, RunningServer, Socket
 from tests.smtp import mail_server
@@ -674,6 +675,14 @@ async def _(serve: Serve) -> None:
     await asyncio.sleep(1.1)  # until they have expired
     for status, server in servers.items():
         assert (await _told_of(server, tokens[status])).status_code == status
+
+
+@sets("watchdog_seconds")
+async def _(serve: Serve) -> None:
+    for seconds, told in (("1", True), ("0", False)):
+        with running(program=HOLDING, WATCHDOG_SECONDS=seconds) as process:
+            await asyncio.to_thread(hold, process, 4)
+        assert ("event loop held" in process.output) is told
 
 
 @sets("log_level")
