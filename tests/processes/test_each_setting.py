@@ -413,7 +413,7 @@ async def _(serve: Serve) -> None:
         for prefix in ("ours", "theirs"):
             server = serve(redis_url=SecretStr(redis.url), redis_prefix=prefix)
             async with asyncio.timeout(5):
-                while "ok" not in (await get(server, "/health/ready")).text:
+                while (await get(server, "/health/ready")).json()["status"] != "ok":
                     pass
         with redis.client() as client:
             channels = client.execute_command("PUBSUB", "SHARDCHANNELS")

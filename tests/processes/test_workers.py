@@ -81,11 +81,11 @@ def test_a_signal_to_the_parent_ends_all_in_good_order(workers: Process) -> None
 async def _told_of_the_end(workers: Process) -> None:
     opened = [await _opened(workers) for _ in range(8)]
     workers.ask_to_end(signal.SIGTERM)
-    for socket in opened:
-        assert '"code":"restarting"' in str(await socket.recv())
+    for connected in opened:
+        assert '"code":"restarting"' in str(await connected.recv())
         with pytest.raises(ConnectionClosed):
-            await socket.recv()
-        assert socket.close_code == 1012
+            await connected.recv()
+        assert connected.close_code == 1012
 
 
 async def _opened(workers: Process) -> ClientConnection:
