@@ -23,7 +23,7 @@ class Checks(Schema):
     migrations: State = Field(description="failed: one that this code needs is missing.")
     backplane: State = Field(description="degraded: events of other processes come late.")
     provider: State = Field(
-        description="Of access tokens. degraded: its newest keys may not be known; failed: none are."
+        description="Of tokens. degraded: its newest keys may not be known; failed: none are."
     )
 
 
