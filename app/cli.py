@@ -23,7 +23,9 @@ from app.core.metrics import REGISTRY
 from app.core.metrics_door import SharedValues, metrics_door
 from app.core.node_lock import ServedAlready, node_lock
 from app.core.observability import configure_logging
-from app.core.settings import Settings, explain, sqlite_file
+from app.core.setting_commands import commands as setting_commands
+from app.core.setting_commands import complaints
+from app.core.settings import Settings, sqlite_file
 from app.server import DuplexServer, announce, listen
 from app.workers import Supervisor, inherited
 
@@ -37,6 +39,7 @@ cli = typer.Typer(
 )
 db = typer.Typer(no_args_is_help=True, help="The database and its migrations.")
 cli.add_typer(db, name="db")
+cli.add_typer(setting_commands, name="settings")
 
 
 def main() -> None:
@@ -55,7 +58,7 @@ def load_settings() -> Settings:
     try:
         settings = Settings()
     except ValidationError as error:
-        stop("; ".join(f"{line} (see .env.example)" for line in explain(error)))
+        stop(complaints(error))
     configure_logging(level=settings.log_level, json=settings.log_format == "json")
     return settings
 
@@ -187,7 +190,12 @@ def _serve(settings: Settings, sock: socket.socket, started: Callable[[], None])
 @cli.command()
 def worker() -> None:
     """Run jobs, and serve nothing; there may be any number of workers."""
-    settings = needs_database()
+    settings = load_settings()
+    if settings.in_production and sqlite_file(settings.database):
+        stop(
+            "SQLite is for one process in production: set DATABASE_URL to a postgresql:// address."
+        )
+    check_migrated(settings)
     with _metrics(settings):
         run(_work(settings), settings)
 

@@ -48,8 +48,9 @@ from app.core.oidc import OpenIdProvider, document_provider
 from app.core.outbound import OutboundClient
 from app.core.revocations import Revocations
 from app.core.sampling import LoopLag, sampling
-from app.core.settings import Settings
+from app.core.settings import Environment, Settings
 from app.core.tickets import by_ticket
+from app.core.watchdog import Watchdog
 from app.realtime import EventHub
 from app.realtime.backplane import Backplane, MemoryBackplane
 
@@ -237,7 +238,10 @@ async def _wrong_method(request: Request, exc: Exception) -> Response | None:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     state = app.state
     tasks: list[asyncio.Task[None]] = []
+    development = state.settings.environment is Environment.DEVELOPMENT
+    watchdog = Watchdog(state.settings.watchdog_seconds, ends=not development)
     try:
+        watchdog.start()
         background = [*await state.hub.start(), *state.background]
         for load in state.loaded_first:  # with a start that fails rather than one that lets in
             await load()
@@ -251,3 +255,4 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await state.outbound.pool.close()
         await state.limits.close()
         await state.database.dispose()
+        watchdog.stop()

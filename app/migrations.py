@@ -18,9 +18,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from app.core.db import begin_explicitly
+from app.core.revisions import ROOT, part_of, revisions
 from app.core.settings import Settings, sqlite_file
 
-ROOT = Path(__file__).parent.parent
 VERSIONS = ROOT / "alembic" / "versions"
 APP = ROOT / "app"
 
@@ -80,12 +80,12 @@ async def upgrade(settings: Settings) -> list[str]:
 
 
 async def pending(settings: Settings) -> bool:
-    """Whether migrations are missing in the database."""
+    """Whether the database lacks migrations that this code needs; it may be newer than that."""
     async with _connected(settings) as connection:
         applied = await connection.run_sync(
             lambda sync: set(MigrationContext.configure(sync).get_current_heads())
         )
-    return not set(ScriptDirectory.from_config(_config()).get_heads()) <= applied
+    return bool(revisions().missing(applied))
 
 
 async def differences(settings: Settings) -> str | None:
@@ -136,10 +136,9 @@ async def revise(settings: Settings, feature: str, message: str) -> Path:
 def _forget_removed(connection: Connection) -> list[str]:
     """Forget the revisions of features whose folder is gone; their tables stay as they are."""
     context = MigrationContext.configure(connection)
-    known = {r.revision for r in ScriptDirectory.from_config(_config()).walk_revisions()}
     removed = []
-    for revision in set(context.get_current_heads()) - known:
-        feature = revision.rsplit("_", 1)[0]
+    for revision in set(context.get_current_heads()) - revisions().known:
+        feature = part_of(revision)
         if has_tables(feature):
             raise SchemaError(
                 f"The database has the migration {revision}, which this code does not know: it is "

@@ -178,6 +178,7 @@ def settings_for(database_url: str, **changed: Any) -> Settings:
         "secret_key": SECRET,
         "token_leeway_seconds": 0,
         "log_level": "warning",
+        "watchdog_seconds": 0,
     }
     return Settings(**(values | _needed(changed) | changed))
 

@@ -114,10 +114,12 @@ class RunningServer:
         """Let requests find another database for a while: without one no server starts."""
         kept = self.app.state.database
         self.app.state.database = SqlDatabase(make_url(url), timeout=timeout)
+        self.app.state.readiness.forget()
         try:
             yield
         finally:
             self.app.state.database = kept
+            self.app.state.readiness.forget()
 
     async def exchange(self, sent: bytes) -> bytes:
         """Send bytes as they are over a connection of their own; all that comes until its end."""

@@ -180,7 +180,7 @@ def test_a_wrong_address_of_redis_is_refused(url: str) -> None:
 
 def test_production_refuses_the_development_secret() -> None:
     """In production SECRET_KEY has to be set, and what is said says how."""
-    said = refusal(environment="production")
+    said = refusal(environment="production", smtp_url="smtps://h")
     assert said == "SECRET_KEY must be set in production: openssl rand -hex 32"
     smtp_url = SecretStr("smtp://127.0.0.1")
     Settings(environment=Environment.PRODUCTION, secret_key=SecretStr(SECRET), smtp_url=smtp_url)
@@ -316,7 +316,7 @@ def test_mail_is_from_one_address(sender: str) -> None:
         assert Settings(mail_from=right).mail_from == right
 
 
-@pytest.mark.parametrize("origin", ["http://a.example", "*", "null", "a.example"])
+@pytest.mark.parametrize("origin", ["http://a.example", "*", "null", "a.example", "https://*"])
 def test_production_refuses_origins_without_tls(origin: str) -> None:
     """In production ALLOWED_ORIGINS are https."""
     values: dict[str, Any] = {"secret_key": SECRET, "allowed_origins": origin}
@@ -351,6 +351,34 @@ def test_a_wrong_setting_is_explained(values: dict[str, Any], line: str) -> None
 def test_all_that_is_wrong_is_said_at_once() -> None:
     """Two wrong settings are two lines."""
     assert refusal(port="x", log_format="y").count(": ") == 2
+
+
+def test_what_is_wrong_together_is_said_with_what_is_wrong_by_itself() -> None:
+    """A rule that looks at a wrong setting is left out: nobody knows what was meant."""
+    said = refusal(port="x", environment="production", allowed_origins="*", drain_seconds=6)
+    assert [line.split()[0].strip(":") for line in said.split("; ")] == [
+        *("PORT", "DRAIN_SECONDS", "SECRET_KEY", "ALLOWED_ORIGINS", "SMTP_URL")
+    ]
+    assert "DRAIN" not in refusal(port="x", shutdown_seconds="soon", drain_seconds=6)
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"redis_url": "redis://h"}, "DATABASE_URL must begin with postgresql:// in production"),
+        ({"jobs_in_process": False}, "DATABASE_URL must begin with postgresql:// in production"),
+        ({"allowed_hosts": "a.example,*"}, "ALLOWED_HOSTS must name the hosts in production"),
+    ],
+    ids=["redis", "worker", "hosts"],
+)
+def test_production_refuses_what_is_for_one_machine(values: dict[str, Any], line: str) -> None:
+    """SQLite for several processes, and any host; elsewhere both are taken."""
+    production: dict[str, Any] = {"environment": "production", "secret_key": SECRET}
+    production["smtp_url"] = "smtps://h"
+    assert refusal(**production, **values).startswith(line)
+    Settings(**values)
+    if "allowed_hosts" not in values:
+        Settings(**production, **values, database_url=SecretStr("postgresql://h/n"))
 
 
 def test_printing_settings_prints_no_secret() -> None:

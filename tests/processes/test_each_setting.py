@@ -38,6 +38,7 @@ from tests.core.setting_probe import TO, router
 from tests.core.upstream import Play, Upstream, response
 from tests.process import running
 from tests.processes.checks import CHECKS, Serve, database_of, sets
+from tests.processes.test_watchdog import HOLDING, hold
 from tests.redis import OwnRedis, free_port
 from tests.server import DEADLINE, RunningServer, Socket
 from tests.smtp import mail_server
@@ -413,7 +414,7 @@ async def _(serve: Serve) -> None:
         for prefix in ("ours", "theirs"):
             server = serve(redis_url=SecretStr(redis.url), redis_prefix=prefix)
             async with asyncio.timeout(5):
-                while "ok" not in (await get(server, "/health/ready")).text:
+                while (await get(server, "/health/ready")).json()["status"] != "ok":
                     pass
         with redis.client() as client:
             channels = client.execute_command("PUBSUB", "SHARDCHANNELS")
@@ -675,6 +676,14 @@ async def _(serve: Serve) -> None:
     await asyncio.sleep(1.1)  # until they have expired
     for status, server in servers.items():
         assert (await _told_of(server, tokens[status])).status_code == status
+
+
+@sets("watchdog_seconds")
+async def _(serve: Serve) -> None:
+    for seconds, told in (("1", True), ("0", False)):
+        with running(program=HOLDING, WATCHDOG_SECONDS=seconds) as process:
+            await asyncio.to_thread(hold, process, 4)
+        assert ("event loop held" in process.output) is told
 
 
 @sets("log_level")
