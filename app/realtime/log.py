@@ -49,6 +49,7 @@ class EventRow(Base):
     version: Mapped[int]
     data: Mapped[str] = mapped_column(Text)  # JSON
     expires_at: Mapped[datetime] = mapped_column(index=True)
+    trace: Mapped[str | None] = mapped_column(String(64))  # of whoever published it
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +201,10 @@ class EventLog:
         column = EventRow.offset
         beyond, order = (column < edge, column.desc()) if reverse else (column > edge, column)
         query = (
-            select(EventRow.offset, EventRow.type, EventRow.version, EventRow.data, TopicRow.epoch)
+            select(
+                *(EventRow.offset, EventRow.type, EventRow.version, EventRow.data),
+                *(TopicRow.epoch, EventRow.trace),
+            )
             .join(TopicRow, TopicRow.name == EventRow.topic)
             .where(and_(EventRow.topic == address.name, beyond))
             .order_by(order)
@@ -208,9 +212,11 @@ class EventLog:
         )
         return [
             Publication(
-                address.name, kind, _upgraded(address, kind, version, data), Position(epoch, offset)
+                *(address.name, kind, _upgraded(address, kind, version, data)),
+                Position(epoch, offset),
+                trace=trace,
             )
-            for offset, kind, version, data, epoch in await session.execute(query)
+            for offset, kind, version, data, epoch, trace in await session.execute(query)
         ]
 
     async def trim(self) -> None:
@@ -243,6 +249,7 @@ def _row(each: Pending, offset: int) -> dict[str, Any]:
         "type": each.event.type,
         "version": each.event.schema_version,
         "data": each.publication.data.decode(),
+        "trace": each.publication.trace,
         "expires_at": datetime.now(UTC) + each.address.topic.keep_for,
     }
 

@@ -119,7 +119,7 @@ class Broadcast:
 class Publication(Broadcast):
     """An event of a topic, in JSON, and its position where the topic is durable."""
 
-    __slots__ = ("data", "latest", "position", "topic", "type")
+    __slots__ = ("data", "latest", "position", "topic", "trace", "type")
 
     def __init__(
         self,
@@ -128,6 +128,7 @@ class Publication(Broadcast):
         data: bytes,
         position: Position | None = None,
         latest: str | None = None,
+        trace: str | None = None,
     ) -> None:
         super().__init__()
         self.topic = topic
@@ -135,6 +136,7 @@ class Publication(Broadcast):
         self.data = data
         self.position = position
         self.latest = latest
+        self.trace = trace  # of whoever published it: a `traceparent`
 
     @classmethod
     def of(cls, topic: str, event: Message) -> Self:
@@ -153,15 +155,16 @@ class Publication(Broadcast):
     def pack(self) -> bytes:
         """For the way to other processes."""
         epoch, offset = (self.position.epoch, self.position.offset) if self.position else (None, 0)
-        return to_json([self.type, epoch, offset, self.latest]) + b"\n" + self.data
+        head = [self.type, epoch, offset, self.latest, self.trace]
+        return to_json(head if self.trace else head[:-1]) + b"\n" + self.data
 
     @classmethod
     def unpack(cls, topic: str, packed: bytes) -> Self:
         """What `pack` has packed. Raises ValueError for anything else."""
         head, _, data = packed.partition(b"\n")
-        kind, epoch, offset, latest = from_json(head)
+        kind, epoch, offset, latest, *trace = from_json(head)
         position = None if epoch is None else Position(epoch, offset)
-        return cls(topic, kind, data, position, latest)
+        return cls(topic, kind, data, position, latest, trace[0] if trace else None)
 
 
 class Envelope(Schema):

@@ -18,6 +18,21 @@ HEAD = """\
 # Every setting, with what it is if it is not set. Copy this file to .env and change what has to
 # be different; environment variables of the same names go before it.
 """
+FOOT = """\
+# Traces, by the standard variables of OpenTelemetry (docs/traces.md). Where spans are sent to, over
+# OTLP/HTTP; empty: there are none.
+OTEL_EXPORTER_OTLP_ENDPOINT=
+
+# Headers that are sent along, as authorization=Bearer%20secret.
+OTEL_EXPORTER_OTLP_HEADERS=
+
+# What this service is called there.
+OTEL_SERVICE_NAME=duplex
+
+# Which traces are kept, and of how many OTEL_TRACES_SAMPLER_ARG says: traceidratio and 0.1 are a
+# tenth. With parentbased_ before it clients decide about theirs.
+OTEL_TRACES_SAMPLER=parentbased_always_on
+"""
 
 
 def example() -> str:
@@ -28,7 +43,7 @@ def example() -> str:
             field.description or "", 100, initial_indent="# ", subsequent_indent="# "
         )
         paragraphs.append(f"{comment}\n{name.upper()}={as_written(field.default)}\n")
-    return "\n".join(paragraphs)
+    return "\n".join([*paragraphs, FOOT])
 
 
 def as_written(value: Any) -> str:
