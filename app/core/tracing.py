@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -92,7 +92,7 @@ class Tracing:
         provider = self._provider
 
         def flush() -> None:
-            provider.shutdown()  # type: ignore[no-untyped-call]
+            provider.shutdown()
             with suppress(RuntimeError):  # the loop did not wait so long
                 loop.call_soon_threadsafe(done.set)
 
@@ -101,7 +101,7 @@ class Tracing:
             async with asyncio.timeout(seconds):
                 await done.wait()
                 return
-        self._exporter.shutdown()
+        self._exporter.shutdown()  # type: ignore[no-untyped-call]
 
     def message(self, channel: str, kind: str) -> AbstractContextManager[None]:
         """A trace for the handling of one message; it links to the handshake of its socket."""
@@ -186,7 +186,7 @@ def _context(traceparent: str | None) -> Context:
 
 
 def _is_left_out(scope: Scope) -> bool:
-    path = scope["path"].removeprefix(scope.get("root_path", ""))
+    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
     return scope["type"] == "websocket" or path.startswith("/health/")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
+from app.core.setting_commands import telemetry_of_file
 from app.core.settings import DEVELOPMENT_SECRET, Environment, Settings, explain, sqlite_file
 from tests.conftest import SECRET
 
@@ -106,6 +107,16 @@ def test_the_environment_goes_before_the_file(
         "file",
         "duplex",
     )
+
+
+def test_variables_of_telemetry_may_be_in_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OTEL_* of .env is for OpenTelemetry, which reads the environment; that wins, as always."""
+    (tmp_path / ".env").write_text("OTEL_A=file\nOTEL_B=file\nOTEL_C=\nOTHER=1\nPORT=1\n")
+    monkeypatch.setitem(Settings.model_config, "env_file", tmp_path / ".env")
+    monkeypatch.setenv("OTEL_A", "set")
+    assert telemetry_of_file() == {"OTEL_B": "file"}
 
 
 def test_a_secret_may_be_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
