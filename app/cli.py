@@ -24,7 +24,7 @@ from app.core.metrics_door import SharedValues, metrics_door
 from app.core.node_lock import ServedAlready, node_lock
 from app.core.observability import configure_logging
 from app.core.setting_commands import commands as setting_commands
-from app.core.setting_commands import complaints
+from app.core.setting_commands import complaints, telemetry_of_file
 from app.core.settings import Settings, sqlite_file
 from app.server import DuplexServer, announce, listen
 from app.workers import Supervisor, inherited
@@ -60,6 +60,7 @@ def load_settings() -> Settings:
     except ValidationError as error:
         stop(complaints(error))
     configure_logging(level=settings.log_level, json=settings.log_format == "json")
+    os.environ.update(telemetry_of_file())
     return settings
 
 

@@ -50,6 +50,7 @@ from app.core.revocations import Revocations
 from app.core.sampling import LoopLag, sampling
 from app.core.settings import Environment, Settings
 from app.core.tickets import by_ticket
+from app.core.tracing import FLUSH_SECONDS, SocketSpans, Tracing
 from app.core.watchdog import Watchdog
 from app.realtime import EventHub
 from app.realtime.backplane import Backplane, MemoryBackplane
@@ -64,8 +65,10 @@ EXCEPTIONS = (
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The whole service as an ASGI application; nothing is read but `settings`."""
+    """The whole service as an ASGI application; of the environment OTEL_* alone is read."""
+    tracing = Tracing()
     app = FastAPI(
+        telemetry=tracing.config,
         title="Duplex",
         description="REST and WebSockets as equals. Every error is listed at [errors](errors).",
         version="0.1.0",
@@ -76,6 +79,7 @@ def create_app(settings: Settings) -> FastAPI:
         exception_handlers=_exception_handlers(),
     )
     app.state.settings = settings
+    app.state.tracing = tracing
     app.state.database = SqlDatabase(
         settings.database,
         pool_size=settings.database_pool_size,
@@ -102,7 +106,9 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.database, app.state.connections, keep=settings.revocation_lifetime
     )
     app.state.backplane = _backplane(settings)
-    app.state.hub = EventHub(app.state.database, app.state.backplane, app.state.revocations)
+    app.state.hub = EventHub(
+        app.state.database, app.state.backplane, app.state.revocations, tracing
+    )
     # What runs beside the requests, as Periodic.
     app.state.background = [app.state.revocations.polling]
     # What a process knows before it takes a token.
@@ -174,6 +180,7 @@ def _job_runner(app: FastAPI) -> JobRunner:
         at_once=settings.jobs_at_once,
         shutdown_seconds=settings.shutdown_seconds,
         ending=lambda: state.connections.draining,
+        tracing=state.tracing,
     )
 
 
@@ -222,6 +229,8 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
     app.add_middleware(PlainTextErrors)
     app.add_middleware(SecurityHeaders, reached=pages.reached(settings))
     app.add_middleware(RequestContext)
+    if app.state.tracing.on:
+        app.add_middleware(SocketSpans, tracing=app.state.tracing)
 
 
 async def _nothing_here(scope: Scope, receive: Receive, send: Send) -> None:
@@ -242,6 +251,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     watchdog = Watchdog(state.settings.watchdog_seconds, ends=not development)
     try:
         watchdog.start()
+        state.tracing.start()
         background = [*await state.hub.start(), *state.background]
         for load in state.loaded_first:  # with a start that fails rather than one that lets in
             await load()
@@ -255,4 +265,5 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await state.outbound.pool.close()
         await state.limits.close()
         await state.database.dispose()
+        await state.tracing.stop(min(FLUSH_SECONDS, state.settings.shutdown_seconds / 5))
         watchdog.stop()

@@ -8,6 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 import structlog
+from opentelemetry import trace
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -34,6 +35,7 @@ def configure_logging(*, level: str, json: bool) -> None:
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
+        _name_trace,
         structlog.stdlib.PositionalArgumentsFormatter(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _redact,
@@ -67,13 +69,20 @@ def configure_logging(*, level: str, json: bool) -> None:
     uvicorn = logging.getLogger("uvicorn.error")
     uvicorn.setLevel(logging.WARNING)
     uvicorn.addFilter(_is_worth_a_line)
-    for chatty in ("aiosqlite", "asyncio", "alembic", "sqlalchemy.engine"):
+    for chatty in ("aiosqlite", "asyncio", "alembic", "sqlalchemy.engine", "urllib3"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def _is_worth_a_line(record: logging.LogRecord) -> bool:
     message = record.getMessage()
     return not any(part in message for part in FAULTS_OF_CLIENTS)
+
+
+def _name_trace(_: Any, __: str, line: dict[str, Any]) -> dict[str, Any]:
+    span = trace.get_current_span().get_span_context()
+    if span.is_valid:
+        line["trace_id"] = trace.format_trace_id(span.trace_id)
+    return line
 
 
 def _redact(_: Any, __: str, line: dict[str, Any]) -> dict[str, Any]:
@@ -102,6 +111,7 @@ class RequestContext:
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
         state["began"] = time.monotonic()
+        trace.get_current_span().set_attribute("request_id", request_id)
         enter(caller_of(scope, request_id))
         seen: dict[str, Any] = {}
         started = time.perf_counter()

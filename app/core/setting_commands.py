@@ -1,5 +1,6 @@
 """`python -m app settings check`: whether the settings are right, and what they are."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from pydantic_core import to_json
 from app.core.settings import Settings, explain
 
 MASK = "********"
+TELEMETRY = "OTEL_"
 
 commands = typer.Typer(no_args_is_help=True, help="The settings.")
 
@@ -69,10 +71,18 @@ def _masked(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def unknown_names() -> list[str]:
-    """Variables of `.env` that nothing here reads: not one of them may be a misspelled setting."""
-    file = Settings.model_config.get("env_file")
-    if not isinstance(file, str | Path) or not Path(file).is_file():
-        return []
+    """Variables of `.env` that nothing here reads: one of them may be a misspelled setting."""
     known = {name.upper() for name in Settings.model_fields}
-    names = (name for name in dotenv_values(file) if name.upper() not in known)
-    return sorted(name for name in names if not name.startswith("OTEL_"))
+    names = (name for name in _env_file() if name.upper() not in known)
+    return sorted(name for name in names if not name.startswith(TELEMETRY))
+
+
+def telemetry_of_file() -> dict[str, str]:
+    """The OTEL_* lines of `.env`, for OpenTelemetry, but those that the environment has too."""
+    lines = _env_file().items()
+    return {k: v for k, v in lines if v and k.startswith(TELEMETRY) and k not in os.environ}
+
+
+def _env_file() -> dict[str, str | None]:
+    file = Settings.model_config.get("env_file")
+    return dotenv_values(file) if isinstance(file, str | Path) else {}

@@ -30,6 +30,7 @@ from app.core.limits import Limit, Limits
 from app.core.metrics import count_eviction, count_frame
 from app.core.observability import report
 from app.core.schemas import Schema
+from app.core.tracing import Tracing
 from app.realtime.errors import (
     InboxOverflow,
     SlowConsumer,
@@ -84,6 +85,7 @@ class Connection:
         self._revocations = state.revocations
         self._limits: Limits = state.limits
         self._settings = state.settings
+        self._tracing: Tracing = state.tracing
         self._principal: Principal | None = getattr(self.websocket.state, "principal", None)
         # None: the guards are asked again.
         self._inbox: asyncio.Queue[Encoded | None] = asyncio.Queue(self._settings.ws_inbox_frames)
@@ -348,7 +350,8 @@ class Connection:
         if envelope is None:
             if binary := handlers.get(""):
                 await self._count(binary.limit)
-                return _reply(await binary.function(self.channel, data), None)
+                with self._tracing.message(type(self.channel).__name__, "binary"):
+                    return _reply(await binary.function(self.channel, data), None)
             raise UnsupportedMediaType("This channel takes text frames.")
         if envelope.type == "ping":
             return encode("pong", ref=envelope.ref)
@@ -361,12 +364,11 @@ class Connection:
             raise UnknownMessageType
         await self._count(handler.limit)
         message = _validated(handler.model, envelope)
-        if handler.takes_key:
-            reply = await handler.function(self.channel, message, key=envelope.key)
-        elif envelope.key is not None:
+        if envelope.key is not None and not handler.takes_key:
             raise InvalidParameter("This message takes no key.")
-        else:
-            reply = await handler.function(self.channel, message)
+        key = {"key": envelope.key} if handler.takes_key else {}
+        with self._tracing.message(type(self.channel).__name__, envelope.type):
+            reply = await handler.function(self.channel, message, **key)
         return _reply(reply, envelope.ref)
 
     def _who_is_here(self, envelope: Envelope) -> Encoded:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from app.core.errors import AppError
 from app.core.metrics import count_delivery
+from app.core.tracing import Tracing
 from app.realtime.errors import PositionLost
 from app.realtime.log import PAGE, EventLog, Stretch
 from app.realtime.messages import START, Broadcast, Position, Publication
@@ -146,6 +147,7 @@ class Feed:
         log: EventLog,
         spawn: Callable[..., Any],
         closed: Callable[[], None],
+        tracing: Tracing | None = None,
     ) -> None:
         self.address = address
         self.subscriptions: set[Subscription] = set()
@@ -154,6 +156,7 @@ class Feed:
         self._log = log
         self._spawn = spawn
         self._closed = closed
+        self._tracing = tracing or Tracing({})
         self._held: dict[int, Publication] = {}  # those that came before their predecessors
         self._gap: asyncio.TimerHandle | None = None
         self._filling = False
@@ -207,6 +210,11 @@ class Feed:
                 self._hand_on(broadcast)  # to be kept by those who are reading the log
             self._drain()
             self._watch_gap()
+
+    def arrived_from_elsewhere(self, publication: Publication) -> None:
+        """Take an event of another process, or of the log: in the trace of who published it."""
+        with self._tracing.deliver(self.address.topic.pattern, publication.trace):
+            self.arrived(publication)
 
     def _drain(self) -> None:
         """Hand on what has come, as far as there is no gap."""
@@ -279,7 +287,7 @@ class Feed:
                     self.epoch, self.offset = read.head.epoch, read.head.offset
                     return
                 for publication in read.events:
-                    self.arrived(publication)
+                    self.arrived_from_elsewhere(publication)
                 if not read.events or _offset(read.events[-1]) >= read.head.offset:
                     break
         finally:

@@ -49,6 +49,7 @@ class EventRow(Base):
     version: Mapped[int]
     data: Mapped[str] = mapped_column(Text)  # JSON
     expires_at: Mapped[datetime] = mapped_column(index=True)
+    trace: Mapped[str | None] = mapped_column(String(64))  # of whoever published it
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +203,7 @@ class EventLog:
         beyond, order = (column < edge, column.desc()) if reverse else (column > edge, column)
         columns = (EventRow.offset, EventRow.type, EventRow.version, EventRow.data)
         query = (
-            select(*columns, TopicRow.epoch, EventRow.expires_at)
+            select(*columns, TopicRow.epoch, EventRow.expires_at, EventRow.trace)
             .join(TopicRow, TopicRow.name == EventRow.topic)
             .where(and_(EventRow.topic == address.name, beyond))
             .order_by(order)
@@ -210,13 +211,14 @@ class EventLog:
         )
         return [
             Publication(
-                address.name,
-                kind,
-                _upgraded(address, kind, version, data),
+                *(address.name, kind, _upgraded(address, kind, version, data)),
                 Position(epoch, offset),
                 at=(expires_at - address.topic.keep_for).timestamp(),
+                trace=trace,
             )
-            for offset, kind, version, data, epoch, expires_at in await session.execute(query)
+            for offset, kind, version, data, epoch, expires_at, trace in await session.execute(
+                query
+            )
         ]
 
     async def trim(self) -> None:
@@ -249,6 +251,7 @@ def _row(each: Pending, offset: int, now: datetime) -> dict[str, Any]:
         "type": each.event.type,
         "version": each.event.schema_version,
         "data": each.publication.data.decode(),
+        "trace": each.publication.trace,
         "expires_at": now + each.address.topic.keep_for,
     }
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
+from app.core.setting_commands import telemetry_of_file
 from app.core.settings import DEVELOPMENT_SECRET, Environment, Settings, explain, sqlite_file
 from tests.conftest import SECRET
 
@@ -17,6 +18,21 @@ EXAMPLE = Path(__file__).parents[2] / ".env.example"
 HEAD = """\
 # Every setting, with what it is if it is not set. Copy this file to .env and change what has to
 # be different; environment variables of the same names go before it.
+"""
+FOOT = """\
+# Traces, by the standard variables of OpenTelemetry (docs/traces.md). Where spans are sent to, over
+# OTLP/HTTP; empty: there are none.
+OTEL_EXPORTER_OTLP_ENDPOINT=
+
+# Headers that are sent along, as authorization=Bearer%20secret.
+OTEL_EXPORTER_OTLP_HEADERS=
+
+# What this service is called there.
+OTEL_SERVICE_NAME=duplex
+
+# Which traces are kept, and of how many OTEL_TRACES_SAMPLER_ARG says: traceidratio and 0.1 are a
+# tenth. With parentbased_ before it clients decide about theirs.
+OTEL_TRACES_SAMPLER=parentbased_always_on
 """
 
 
@@ -28,7 +44,7 @@ def example() -> str:
             field.description or "", 100, initial_indent="# ", subsequent_indent="# "
         )
         paragraphs.append(f"{comment}\n{name.upper()}={as_written(field.default)}\n")
-    return "\n".join(paragraphs)
+    return "\n".join([*paragraphs, FOOT])
 
 
 def as_written(value: Any) -> str:
@@ -91,6 +107,16 @@ def test_the_environment_goes_before_the_file(
         "file",
         "duplex",
     )
+
+
+def test_variables_of_telemetry_may_be_in_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OTEL_* of .env is for OpenTelemetry, which reads the environment; that wins, as always."""
+    (tmp_path / ".env").write_text("OTEL_A=file\nOTEL_B=file\nOTEL_C=\nOTHER=1\nPORT=1\n")
+    monkeypatch.setitem(Settings.model_config, "env_file", tmp_path / ".env")
+    monkeypatch.setenv("OTEL_A", "set")
+    assert telemetry_of_file() == {"OTEL_B": "file"}
 
 
 def test_a_secret_may_be_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

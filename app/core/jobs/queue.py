@@ -33,6 +33,7 @@ from app.core.jobs.routes import Job, JobRoute, JobRoutes
 from app.core.metrics import count_job
 from app.core.observability import log
 from app.core.schemas import UNSTORABLE
+from app.core.tracing import current_traceparent
 
 MAX_REASON = 500
 MAX_COUNTED = 10_000
@@ -65,6 +66,7 @@ class JobRow(Base):
     parked_at: Mapped[datetime | None]  # given up
     error: Mapped[str | None] = mapped_column(Text)  # of the last try
     created_at: Mapped[datetime]
+    trace: Mapped[str | None] = mapped_column(String(64))  # of whoever wanted it: a `traceparent`
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,7 @@ class Claim:
     payload: str
     attempt: int
     lease_ends: datetime
+    trace: str | None
 
     @property
     def row(self) -> dict[str, Any]:
@@ -100,7 +103,7 @@ IS_HELD = and_(
 )
 ANY_DUE = select(exists().where(IS_DUE))
 DUE = (
-    select(JOB.id, JOB.name, JOB.payload, JOB.attempts)
+    select(JOB.id, JOB.name, JOB.payload, JOB.attempts, JOB.trace)
     .where(IS_DUE)
     .order_by(JOB.run_at, JOB.id)
     .limit(bindparam("limit"))
@@ -165,7 +168,9 @@ class JobQueue:
             raise TypeError(f"{type(job).__name__} has no handler: include the routes with it")
         now = self._clock()
         run_at = at or now
-        uow.add(JobRow(name=job.name, payload=job.model_dump_json(), run_at=run_at, created_at=now))
+        row = JobRow(name=job.name, payload=job.model_dump_json(), run_at=run_at, created_at=now)
+        row.trace = current_traceparent()
+        uow.add(row)
         if run_at <= now:
             uow.after_commit(self._tell)
 
@@ -214,10 +219,10 @@ class JobQueue:
         async with self._db.unit_of_work() as uow:
             connection = await uow.connection()
             rows = (await connection.execute(DUE, due | {"limit": limit})).all()
-            for id_, name, payload, attempts in rows:
+            for id_, name, payload, attempts, trace in rows:
                 route = routes[name]
                 if attempts < route.tries or route.every:
-                    claim = Claim(id_, route, payload, attempts + 1, now + route.lease)
+                    claim = Claim(id_, route, payload, attempts + 1, now + route.lease, trace)
                     claims.append(claim.row)
                     uow.after_commit(partial(start, claim))
                 else:

@@ -14,6 +14,7 @@ from app.core.jobs.queue import Claim, JobQueue, LeaseLost, reason
 from app.core.jobs.routes import JobRun
 from app.core.metrics import count_job
 from app.core.observability import log, report
+from app.core.tracing import Tracing
 
 POLL_SECONDS = 1.0
 CANCEL_SECONDS = 0.5
@@ -33,6 +34,7 @@ class JobRunner:
         at_once: how many run at the same time.
         shutdown_seconds: how long the process may take to end, from when it is told to.
         ending: whether it has been told: then no job is claimed any more.
+        tracing: where each try has a span.
     """
 
     name = "jobs"
@@ -46,6 +48,7 @@ class JobRunner:
         at_once: int,
         shutdown_seconds: float,
         ending: Callable[[], bool] = lambda: False,
+        tracing: Tracing | None = None,
     ) -> None:
         self._queue = queue
         self._db = db
@@ -53,6 +56,7 @@ class JobRunner:
         self._at_once = at_once
         self._shutdown_seconds = shutdown_seconds
         self._ending = ending
+        self._tracing = tracing or Tracing({})
         self._told_at: float | None = None
         self._running: dict[asyncio.Task[None], Claim] = {}
         self._knows_recurring = False
@@ -92,7 +96,8 @@ class JobRunner:
         with bound_contextvars(job=claim.route.name, job_id=claim.id, attempt=claim.attempt):
             outcome = "done"
             try:
-                await self._try(claim)
+                with self._tracing.job(claim.route.name, claim.id, claim.attempt, claim.trace):
+                    await self._try(claim)
                 log.info("job", ms=round((time.perf_counter() - started) * 1000, 1))
             except LeaseLost:
                 outcome = "lost"
