@@ -39,11 +39,10 @@ CLOSING_SECONDS = 1  # for the other side to answer a close frame
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket at this address, for a server to listen on; raises OSError where it cannot be had.
+    """A listening socket; raises OSError where the address cannot be had.
 
-    Until the server is ready for work it refuses connections, so that a proxy asks another one at
-    once. A peer that acknowledges nothing for ten seconds is cut off by the kernel, with its
-    buffers (RFC 5482); uvicorn would wait for it for ever.
+    A peer that acknowledges nothing for ten seconds is cut off by the kernel, with its buffers
+    (RFC 5482); uvicorn would wait for it for ever.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
@@ -52,6 +51,7 @@ def listen(host: str, port: int) -> socket.socket:
         with suppress(AttributeError, OSError):  # Linux has it, other systems do not
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_MILLISECONDS)
         sock.bind((host, port))
+        sock.listen(2048)
         sock.set_inheritable(True)
     except OSError:
         sock.close()

@@ -106,6 +106,7 @@ class Load:
             self.ledger.fault = name
             self.phases[name] = self.seen = Seen()
             self._answered = time.monotonic()
+            print(f"   {name}", flush=True)
             await phase()
             await asyncio.sleep(2)
         self.over = True
@@ -144,10 +145,10 @@ class Load:
         where: dict[str, list[int]] = {}
         after = 0
         async with self._client(self.tokens[0]) as client:
-            epoch = (await client.get(f"/{self.room}/posts?limit=1")).json()["epoch"]
+            epoch = (await client.get(f"/rooms/{self.room}/posts?limit=1")).json()["epoch"]
             while True:
                 asked = {"epoch": epoch, "after": after}
-                page = (await client.get(f"/{self.room}/events", params=asked)).json()
+                page = (await client.get(f"/rooms/{self.room}/events", params=asked)).json()
                 if not page["events"]:
                     break
                 after = page["offset"]
@@ -174,7 +175,7 @@ class Load:
 
     def _client(self, token: str) -> httpx2.AsyncClient:
         return httpx2.AsyncClient(
-            base_url=f"{self.url}/api/v1/rooms", headers=headers_of(token), verify=self.trust,
+            base_url=f"{self.url}/api/v1", headers=headers_of(token), verify=self.trust,
             trust_env=False, timeout=TRY_SECONDS,
         )  # fmt: skip
 
@@ -205,7 +206,7 @@ class Load:
             while not self.over:
                 text, key = f"post {next(self._numbers)}", uuid4().hex
                 asked = {"json": {"text": text}, "headers": {"Idempotency-Key": key}}
-                while not await self._ask(client, "POST", f"/{self.room}/posts", **asked):  # noqa: ASYNC110 - it asks
+                while not await self._ask(client, "POST", f"/rooms/{self.room}/posts", **asked):  # noqa: ASYNC110 - it asks
                     await asyncio.sleep(0.1)
                 self._acknowledged[text] = (self.ledger.fault, time.monotonic())
                 await asyncio.sleep(0.6)
@@ -213,14 +214,14 @@ class Load:
     async def _read(self) -> None:
         async with self._client(self.tokens[0]) as client:
             while not self.over:
-                await self._ask(client, "GET", f"/{self.room}/posts?limit=2")
+                await self._ask(client, "GET", f"/rooms/{self.room}/posts?limit=2")
                 await asyncio.sleep(0.05)
 
     async def _make(self) -> None:
         """Make rooms: a POST that nobody may repeat, as it has no key."""
         async with self._client(self.tokens[0]) as client:
             while not self.over:
-                await self._ask(client, "POST", "", json={"name": "Another"})
+                await self._ask(client, "POST", "/rooms", json={"name": "Another"})
                 await asyncio.sleep(0.2)
 
 

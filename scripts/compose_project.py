@@ -27,7 +27,7 @@ class Project:
     def __init__(self, copy: Path) -> None:
         self.copy = copy
         self.name = f"duplex-test-{os.getpid()}"
-        self.subnet = f"10.253.{os.getpid() % 180 + 1}.0/24"
+        self.edge = f"10.253.{os.getpid() % 180 + 1}"
         with ExitStack() as stack:
             sockets = [stack.enter_context(socket.socket()) for _ in PORTS]
             for free in sockets:
@@ -38,7 +38,7 @@ class Project:
         self.url = f"https://localhost:{self.ports['HTTPS_PORT']}"
         self.root = copy / "root.crt"
         self.variables = {name: str(port) for name, port in self.ports.items()}
-        self.variables |= {"COMPOSE_PROJECT_NAME": self.name, "PROXY_SUBNET": self.subnet}
+        self.variables |= {"COMPOSE_PROJECT_NAME": self.name, "EDGE": self.edge}
 
     def run(self, *command: str, check: bool = True) -> str:
         """What a command prints that is run in the copy, with the project's variables."""

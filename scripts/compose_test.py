@@ -156,8 +156,9 @@ def addresses(project: Project) -> None:
     }
     assert len(seen) == 3, seen
     assert FORGED not in seen.values(), f"a made-up address is believed: {seen}"
-    edge = project.subnet.removesuffix("0/24")
-    assert not seen["compose-from-0"].startswith(edge), f"the proxy is seen as the client: {seen}"
+    assert not seen["compose-from-0"].startswith(project.edge), (
+        f"the proxy is seen as the client: {seen}"
+    )
     assert seen["compose-from-0"] == seen["compose-from-5"], seen
 
 

@@ -2,14 +2,12 @@
 
 import asyncio
 import json
-import socket
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from app import server as server_module
-from app.server import listen
 from tests.server import RunningServer
 
 UPGRADE = (
@@ -136,12 +134,3 @@ async def test_headers_that_come_at_once_are_limited_too(
     head, body = await say(server, request + headers + b"\r\n")
     assert head.startswith("HTTP/1.1 431 ")
     assert problem(body)["code"] == "headers_too_large"
-
-
-def test_who_comes_too_early_is_refused() -> None:
-    """The port is taken before the start; a proxy asks another process until that is done."""
-    with listen("127.0.0.1", 0) as early:
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(early.getsockname(), timeout=5)
-        with pytest.raises(OSError, match="in use"), socket.socket() as other:
-            other.bind(early.getsockname())
