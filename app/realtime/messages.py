@@ -171,7 +171,7 @@ class Publication(Broadcast):
         head, _, data = packed.partition(b"\n")
         # A newer version of this may tell more, and an older one told neither time nor trace.
         kind, epoch, offset, latest, *more = from_json(head)
-        at, trace, *_ = *more, None, None
+        at, trace = [*more, None, None][:2]
         position = None if epoch is None else Position(epoch, offset)
         return cls(topic, kind, data, position, latest, at, trace)
 
