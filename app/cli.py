@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Never, TypeVar
 
@@ -16,7 +17,7 @@ import typer
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
-from app import features, migrations
+from app import backups, features, migrations
 from app.core import key_commands as keys
 from app.core.jobs import commands as jobs
 from app.core.metrics import REGISTRY
@@ -30,6 +31,8 @@ from app.server import DuplexServer, announce, listen
 from app.workers import Supervisor, inherited
 
 T = TypeVar("T")
+
+AFTER_RESTORE = "Clients start over, and access tokens are refused: sessions refresh theirs."
 
 cli = typer.Typer(
     no_args_is_help=True,
@@ -68,7 +71,7 @@ def run(work: Coroutine[Any, Any, T], settings: Settings) -> T:
     """Run something on the database; ends with a sentence where that is not possible."""
     try:
         return asyncio.run(work)
-    except migrations.SchemaError as error:
+    except (backups.BackupError, migrations.SchemaError, ServedAlready) as error:
         stop(str(error))
     except (OSError, SQLAlchemyError) as error:
         stop(unreachable(settings, error))
@@ -263,3 +266,32 @@ def revision(feature: str, message: str) -> None:
     """Write the migration that the models of FEATURE need."""
     settings = needs_database()
     typer.echo(run(migrations.revise(settings, feature, message), settings))
+
+
+File = Annotated[Path, typer.Argument(dir_okay=False, help="The file of the backup.")]
+
+
+@db.command()
+def backup(file: File) -> None:
+    """Write the database to a new FILE, while it is served."""
+    try:
+        backups.backup(load_settings(), file)
+    except backups.BackupError as error:
+        stop(str(error))
+    typer.echo(f"{file} has the database: keep it as secret as the database, with its SECRET_KEY.")
+
+
+@db.command()
+def restore(file: File) -> None:
+    """Fill an empty database from FILE, of the same engine, while nobody serves it."""
+    settings = load_settings()
+    run(backups.restore(settings, file), settings)
+    typer.echo(f"The database is that of {file}. {AFTER_RESTORE}")
+
+
+@db.command("after-restore")
+def after_restore() -> None:
+    """Make a database fit to be served that was restored without `db restore`."""
+    settings = needs_database()
+    run(backups.after_restore(settings), settings)
+    typer.echo(AFTER_RESTORE)

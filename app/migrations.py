@@ -12,7 +12,8 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import Script, ScriptDirectory
 from alembic.util.exc import CommandError
-from sqlalchemy import Connection, delete
+from psycopg.errors import LockNotAvailable
+from sqlalchemy import Connection, delete, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
@@ -21,6 +22,8 @@ from app.core.db import begin_explicitly
 from app.core.revisions import ROOT, part_of, revisions
 from app.core.settings import Settings, sqlite_file
 
+#: How long a migration waits for a table that somebody holds; who comes after it waits as well.
+LOCK_SECONDS = 5
 VERSIONS = ROOT / "alembic" / "versions"
 APP = ROOT / "app"
 
@@ -61,15 +64,23 @@ async def upgrade(settings: Settings) -> list[str]:
     """Run the migrations that are missing. Returns the features it found removed.
 
     Raises:
-        SchemaError: the database is newer than this code, or has what a migration would create.
+        SchemaError: the database is newer than this code, has what a migration would create, or
+            holds a table that a migration changes.
     """
     if file := sqlite_file(settings.database):
         file.parent.mkdir(parents=True, exist_ok=True)
     try:
         async with _connected(settings, write=True) as connection:
+            if connection.dialect.name == "postgresql":
+                await connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'"))
             removed = await connection.run_sync(_forget_removed)
             await connection.run_sync(lambda sync: command.upgrade(_config(sync), "heads"))
     except DBAPIError as error:
+        if isinstance(error.orig, LockNotAvailable):
+            raise SchemaError(
+                "A table that a migration changes was in use for too long, and nothing was done: "
+                "run it again, when no long query or transaction is under way."
+            ) from error
         if "already exists" not in str(error.orig):
             raise
         raise SchemaError(

@@ -15,7 +15,7 @@ from itertools import groupby
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import BigInteger, String, Text, and_, delete, insert, select, tuple_
+from sqlalchemy import BigInteger, String, Text, and_, delete, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -140,6 +140,11 @@ class EventLog:
         """Give a topic that had no event yet its epoch; changes nothing for another."""
         async with self._db.unit_of_work() as uow:
             await self.take_offsets(uow, name, 0)
+
+    async def renew(self) -> None:
+        """Give every topic a new epoch: whoever has read up to somewhere has to start over."""
+        async with self._db.unit_of_work() as uow:
+            await uow.execute(update(TopicRow).values(epoch=uuid4().hex))
 
     async def since(
         self, address: Address[Any], position: Position | None, *, limit: int
