@@ -99,7 +99,7 @@ LOOP_LAG = _gauge(
     "loop_lag_seconds", "The longest that the event loop was late in 20 seconds.", "livemax"
 )
 
-# What a labelled metric has counted is kept here: looking it up there takes ten times as long.
+# The series of each: to look one up in its metric takes ten times as long.
 _requests, _request_seconds = cache(REQUESTS.labels), cache(REQUEST_SECONDS.labels)
 _handshakes, _closed = cache(HANDSHAKES.labels), cache(CLOSED.labels)
 _frames, _frame_seconds = cache(FRAMES.labels), cache(FRAME_SECONDS.labels)
