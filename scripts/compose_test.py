@@ -203,7 +203,8 @@ async def under_load(project: Project, room: int, tokens: list[str]) -> None:
         await run("docker", "kill", "--signal", "KILL", replica)
         await asyncio.sleep(3)
         await run("docker", "start", replica)
-        await run("docker", "compose", "up", "--detach", "--wait", "--no-recreate", "app")
+        while project.inspect(replica)["State"]["Health"]["Status"] != "healthy":  # noqa: ASYNC110
+            await asyncio.sleep(0.5)
 
     async def lose_redis() -> None:
         await run("docker", "compose", "stop", "redis")
