@@ -88,7 +88,7 @@ def start_one(count: int) -> None:
 
 
 def gets_ready(replica: str) -> bool:
-    """Wait for Docker's verdict on a replica; False where it ends, is not well or takes too long."""
+    """Wait for a replica; False where it ends, is not well, or takes longer than READY_SECONDS."""
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline:
         state = json.loads(told("inspect", replica))[0]
