@@ -1,10 +1,15 @@
 # `make` says what there is. Without make: python3 scripts/setup.py, then .venv/bin/python -m app …
 PYTHON ?= python3
+COOLDOWN ?= 14 days
+SBOM ?= sbom.json
+# Timing of ecdsa's own arithmetic, which jose leaves to cryptography here: docs/supply-chain.md.
+ACCEPTED := --ignore-vuln GHSA-wj6h-64fc-37mp
 VENV := .venv/bin/python
 COMPILE := $(VENV) -m uv pip compile --quiet pyproject.toml --universal --python-version 3.11 \
 	--generate-hashes --custom-compile-command 'make lock'
 
-.PHONY: help run test engines processes browser ledger mutations check format lock upgrade drill up rolling-restart compose-test figures bench dev
+.PHONY: help run test engines processes browser ledger mutations check licences sbom advisories format lock \
+	upgrade drill up rolling-restart compose-test figures bench capacity dev
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,11 +36,26 @@ ledger: dev  ## Hurt two servers, PostgreSQL and Redis, and account for every ev
 mutations: dev  ## Leave out what delivery rests on, one thing after the other: the ledger must show it
 	@$(VENV) -m tests.delivery.ledger --mutations --rounds 1 $(ARGS)
 
-check: dev  ## Formatting, lint, types and floors
+check: dev  ## Formatting, lint, types, floors, licences and workflows
 	@$(VENV) -m ruff format --check
 	@$(VENV) -m ruff check
 	@$(VENV) -m mypy
 	@.venv/bin/lint-imports --no-logo
+	@$(VENV) scripts/licences.py --check
+	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*
+	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
+	@.venv/bin/zizmor --offline --quiet --no-progress .github
+
+licences: dev  ## Write docs/licences.md anew
+	@$(VENV) scripts/licences.py
+
+sbom: dev  ## Write sbom.json, what the service is made of (CycloneDX 1.6)
+	@$(VENV) -W ignore::UserWarning -m cyclonedx_py requirements requirements/base.txt \
+		--pyproject pyproject.toml --spec-version 1.6 --output-reproducible --output-file $(SBOM)
+
+advisories: dev  ## Ask whether anything is known against a locked package (needs the network)
+	@$(VENV) -m uv tool run --exclude-newer '$(COOLDOWN)' pip-audit@2.10.1 --strict \
+		--disable-pip --require-hashes --requirement requirements/base.txt $(ACCEPTED)
 
 format: dev  ## Format the code and put its imports in order
 	@$(VENV) -m ruff check --fix --select I
@@ -47,8 +67,8 @@ lock: dev  ## Pin what pyproject.toml asks for, keeping the pins that still fit
 	@$(COMPILE) bench/requirements.in --output-file bench/requirements.txt --no-emit-index-url \
 		--constraint requirements/base.txt
 
-upgrade: COMPILE += --upgrade
-upgrade: lock  ## Pin the newest versions
+upgrade: COMPILE += --upgrade --exclude-newer '$(COOLDOWN)'
+upgrade: lock  ## Pin the newest versions that are two weeks old (COOLDOWN="0 days")
 
 drill: dev  ## Remove every example, and then accounts/, from a copy and run everything in it
 	@PYTHONPATH=. $(VENV) scripts/removal_drill.py
@@ -67,6 +87,9 @@ figures: dev  ## Measure the figures of docs/figures.md on a clean clone
 
 bench: bench/.venv/installed  ## Measure it beside its peers (ARGS="--subscribers 1000", --smoke)
 	@bench/.venv/bin/python -m bench.run $(ARGS)
+
+capacity: bench/.venv/installed  ## Measure what one process holds (ARGS="--sockets 1000")
+	@bench/.venv/bin/python -m bench.capacity $(ARGS)
 
 bench/.venv/installed: bench/requirements.txt
 	@$(PYTHON) -m venv --clear bench/.venv

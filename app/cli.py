@@ -7,8 +7,9 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Never, TypeVar
 
@@ -16,16 +17,22 @@ import typer
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
-from app import features, migrations
+from app import backups, features, migrations
 from app.core import key_commands as keys
 from app.core.jobs import commands as jobs
+from app.core.metrics import REGISTRY
+from app.core.metrics_door import SharedValues, metrics_door
 from app.core.node_lock import ServedAlready, node_lock
 from app.core.observability import configure_logging
-from app.core.settings import Settings, explain, sqlite_file
+from app.core.setting_commands import commands as setting_commands
+from app.core.setting_commands import complaints, telemetry_of_file
+from app.core.settings import Settings, sqlite_file
 from app.server import DuplexServer, announce, listen
 from app.workers import Supervisor, inherited
 
 T = TypeVar("T")
+
+AFTER_RESTORE = "Clients start over, and access tokens are refused: sessions refresh theirs."
 
 cli = typer.Typer(
     no_args_is_help=True,
@@ -35,6 +42,7 @@ cli = typer.Typer(
 )
 db = typer.Typer(no_args_is_help=True, help="The database and its migrations.")
 cli.add_typer(db, name="db")
+cli.add_typer(setting_commands, name="settings")
 
 
 def main() -> None:
@@ -53,8 +61,9 @@ def load_settings() -> Settings:
     try:
         settings = Settings()
     except ValidationError as error:
-        stop("; ".join(f"{line} (see .env.example)" for line in explain(error)))
+        stop(complaints(error))
     configure_logging(level=settings.log_level, json=settings.log_format == "json")
+    os.environ.update(telemetry_of_file())
     return settings
 
 
@@ -62,7 +71,7 @@ def run(work: Coroutine[Any, Any, T], settings: Settings) -> T:
     """Run something on the database; ends with a sentence where that is not possible."""
     try:
         return asyncio.run(work)
-    except migrations.SchemaError as error:
+    except (backups.BackupError, migrations.SchemaError, ServedAlready) as error:
         stop(str(error))
     except (OSError, SQLAlchemyError) as error:
         stop(unreachable(settings, error))
@@ -123,16 +132,45 @@ def serve(
         # Bound before anything is migrated: a port that is taken must change nothing.
         sock = listen(settings.host, settings.port)
     except OSError as error:
-        stop(_cannot_listen(settings, error))
-    if migrate:
-        _upgrade(settings)
-    else:
-        check_migrated(settings)
-    started = partial(announce, sock)
-    if workers == 1:
-        _serve(settings, sock, started)
-    seconds = settings.shutdown_seconds
-    sys.exit(Supervisor(sock, workers, shutdown_seconds=seconds, started=started).run())
+        stop(_cannot_listen(settings.host, settings.port, error))
+    with _metrics(settings, workers) as shared:
+        if migrate:
+            _upgrade(settings)
+        else:
+            check_migrated(settings)
+        started = partial(announce, sock)
+        if workers == 1:
+            _serve(settings, sock, started)
+        sys.exit(_supervise(settings, sock, workers, started, shared))
+
+
+def _supervise(
+    settings: Settings,
+    sock: socket.socket,
+    workers: int,
+    started: Callable[[], None],
+    shared: SharedValues | None,
+) -> int:
+    supervisor = Supervisor(
+        sock, workers, shutdown_seconds=settings.shutdown_seconds, started=started
+    )
+    if shared:
+        supervisor.environment, supervisor.ended = shared.environment, shared.ended
+    return supervisor.run()
+
+
+@contextlib.contextmanager
+def _metrics(settings: Settings, workers: int = 1) -> Iterator[SharedValues | None]:
+    """Serve metrics for this block where METRICS_PORT says so; several workers share theirs."""
+    with contextlib.ExitStack() as stack:
+        shared = None
+        if settings.metrics_port and workers > 1:
+            shared = stack.enter_context(SharedValues())
+        try:
+            stack.enter_context(metrics_door(settings, shared.registry if shared else REGISTRY))
+        except OSError as error:
+            stop(_cannot_listen(settings.metrics_host, settings.metrics_port, error, "METRICS_"))
+        yield shared
 
 
 def _serve(settings: Settings, sock: socket.socket, started: Callable[[], None]) -> Never:
@@ -156,8 +194,14 @@ def _serve(settings: Settings, sock: socket.socket, started: Callable[[], None])
 @cli.command()
 def worker() -> None:
     """Run jobs, and serve nothing; there may be any number of workers."""
-    settings = needs_database()
-    run(_work(settings), settings)
+    settings = load_settings()
+    if settings.in_production and sqlite_file(settings.database):
+        stop(
+            "SQLite is for one process in production: set DATABASE_URL to a postgresql:// address."
+        )
+    check_migrated(settings)
+    with _metrics(settings):
+        run(_work(settings), settings)
 
 
 async def _work(settings: Settings) -> None:
@@ -188,11 +232,13 @@ def _need_redis(settings: Settings) -> None:
         )
 
 
-def _cannot_listen(settings: Settings, error: OSError) -> str:
-    where = f"{settings.host}:{settings.port}"
+def _cannot_listen(host: str, port: int, error: OSError, prefix: str = "") -> str:
+    """What to do about an address that cannot be had; its settings are PREFIX + HOST and PORT."""
+    where = f"{host}:{port}"
     if error.errno == errno.EADDRINUSE:
-        return f"{where} is in use: stop what listens there, or set PORT to a free port."
-    return f"{where} cannot be listened on ({error.strerror or error}): correct HOST or PORT."
+        return f"{where} is in use: stop what listens there, or set {prefix}PORT to a free port."
+    why = error.strerror or error
+    return f"{where} cannot be listened on ({why}): correct {prefix}HOST or {prefix}PORT."
 
 
 def _upgrade(settings: Settings) -> None:
@@ -220,3 +266,32 @@ def revision(feature: str, message: str) -> None:
     """Write the migration that the models of FEATURE need."""
     settings = needs_database()
     typer.echo(run(migrations.revise(settings, feature, message), settings))
+
+
+File = Annotated[Path, typer.Argument(dir_okay=False, help="The file of the backup.")]
+
+
+@db.command()
+def backup(file: File) -> None:
+    """Write the database to a new FILE, while it is served."""
+    try:
+        backups.backup(load_settings(), file)
+    except backups.BackupError as error:
+        stop(str(error))
+    typer.echo(f"{file} has the database: keep it as secret as the database, with its SECRET_KEY.")
+
+
+@db.command()
+def restore(file: File) -> None:
+    """Fill an empty database from FILE, of the same engine, while nobody serves it."""
+    settings = load_settings()
+    run(backups.restore(settings, file), settings)
+    typer.echo(f"The database is that of {file}. {AFTER_RESTORE}")
+
+
+@db.command("after-restore")
+def after_restore() -> None:
+    """Make a database fit to be served that was restored without `db restore`."""
+    settings = needs_database()
+    run(backups.after_restore(settings), settings)
+    typer.echo(AFTER_RESTORE)

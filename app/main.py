@@ -1,12 +1,13 @@
 """`create_app(settings)`: the only place where everything is wired."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
+from prometheus_client import Gauge
 from starlette.exceptions import HTTPException, WebSocketException
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.cors import CORSMiddleware
@@ -15,11 +16,18 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from app import features, pages
-from app.core import housekeeping, mail
+from app.core import housekeeping, mail, metrics
+from app.core.background import Periodic
 from app.core.boundary import ErrorBoundary, answer
 from app.core.connections import OpenConnections
 from app.core.db import SqlDatabase
-from app.core.documents import declared_access, declared_errors, document, methods_at
+from app.core.documents import (
+    declared_access,
+    declared_errors,
+    document,
+    methods_at,
+    templates,
+)
 from app.core.errors import AppError, MethodNotAllowed, NotFound
 from app.core.http import (
     ClientLimit,
@@ -39,8 +47,11 @@ from app.core.observability import RequestContext
 from app.core.oidc import OpenIdProvider, document_provider
 from app.core.outbound import OutboundClient
 from app.core.revocations import Revocations
-from app.core.settings import Settings
+from app.core.sampling import LoopLag, sampling
+from app.core.settings import Environment, Settings
 from app.core.tickets import by_ticket
+from app.core.tracing import FLUSH_SECONDS, SocketSpans, Tracing
+from app.core.watchdog import Watchdog
 from app.realtime import EventHub
 from app.realtime.backplane import Backplane, MemoryBackplane
 
@@ -54,8 +65,10 @@ EXCEPTIONS = (
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The whole service as an ASGI application; nothing is read but `settings`."""
+    """The whole service as an ASGI application; of the environment OTEL_* alone is read."""
+    tracing = Tracing()
     app = FastAPI(
+        telemetry=tracing.config,
         title="Duplex",
         description="REST and WebSockets as equals. Every error is listed at [errors](errors).",
         version="0.1.0",
@@ -66,6 +79,7 @@ def create_app(settings: Settings) -> FastAPI:
         exception_handlers=_exception_handlers(),
     )
     app.state.settings = settings
+    app.state.tracing = tracing
     app.state.database = SqlDatabase(
         settings.database,
         pool_size=settings.database_pool_size,
@@ -92,7 +106,9 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.database, app.state.connections, keep=settings.revocation_lifetime
     )
     app.state.backplane = _backplane(settings)
-    app.state.hub = EventHub(app.state.database, app.state.backplane, app.state.revocations)
+    app.state.hub = EventHub(
+        app.state.database, app.state.backplane, app.state.revocations, tracing
+    )
     # What runs beside the requests, as Periodic.
     app.state.background = [app.state.revocations.polling]
     # What a process knows before it takes a token.
@@ -104,7 +120,10 @@ def create_app(settings: Settings) -> FastAPI:
         provide(app.state)
     if settings.jobs_in_process:
         app.state.background.append(_job_runner(app))
+    if settings.metrics_port:
+        app.state.background += _measuring(app)
     app.state.declared_errors = declared_errors(app)
+    app.state.template_of = templates(app)
     app.state.access = declared_access(app)
 
     app.include_router(features.router)
@@ -161,7 +180,24 @@ def _job_runner(app: FastAPI) -> JobRunner:
         at_once=settings.jobs_at_once,
         shutdown_seconds=settings.shutdown_seconds,
         ending=lambda: state.connections.draining,
+        tracing=state.tracing,
     )
+
+
+def _measuring(app: FastAPI) -> list[LoopLag | Periodic]:
+    """What sets the gauges that Prometheus reads."""
+    state = app.state
+    gauges: dict[Gauge, Callable[[], float]] = {
+        metrics.CONNECTIONS: lambda: len(state.connections),
+        metrics.SUBSCRIPTIONS: state.hub.subscriptions,
+        metrics.OUTBOX_BYTES: state.hub.unread,
+        metrics.FEED_LAG_SECONDS: lambda: state.hub.lag()[0],
+        metrics.FEED_LAG_EVENTS: lambda: state.hub.lag()[1],
+        metrics.BACKPLANE_CONNECTED: lambda: state.backplane.connected,
+        metrics.POOL_USED: lambda: state.database.connections_used,
+        metrics.POOL_SIZE: lambda: state.database.pool_size,
+    }
+    return [LoopLag(), sampling(gauges, state.jobs.backlog)]
 
 
 def _exception_handlers() -> dict[int | type[Exception], Any]:
@@ -193,6 +229,8 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
     app.add_middleware(PlainTextErrors)
     app.add_middleware(SecurityHeaders, reached=pages.reached(settings))
     app.add_middleware(RequestContext)
+    if app.state.tracing.on:
+        app.add_middleware(SocketSpans, tracing=app.state.tracing)
 
 
 async def _nothing_here(scope: Scope, receive: Receive, send: Send) -> None:
@@ -209,7 +247,11 @@ async def _wrong_method(request: Request, exc: Exception) -> Response | None:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     state = app.state
     tasks: list[asyncio.Task[None]] = []
+    development = state.settings.environment is Environment.DEVELOPMENT
+    watchdog = Watchdog(state.settings.watchdog_seconds, ends=not development)
     try:
+        watchdog.start()
+        state.tracing.start()
         background = [*await state.hub.start(), *state.background]
         for load in state.loaded_first:  # with a start that fails rather than one that lets in
             await load()
@@ -223,3 +265,5 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await state.outbound.pool.close()
         await state.limits.close()
         await state.database.dispose()
+        await state.tracing.stop(min(FLUSH_SECONDS, state.settings.shutdown_seconds / 5))
+        watchdog.stop()

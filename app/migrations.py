@@ -12,15 +12,18 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import Script, ScriptDirectory
 from alembic.util.exc import CommandError
-from sqlalchemy import Connection, delete
+from psycopg.errors import LockNotAvailable
+from sqlalchemy import Connection, delete, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from app.core.db import begin_explicitly
+from app.core.revisions import ROOT, part_of, revisions
 from app.core.settings import Settings, sqlite_file
 
-ROOT = Path(__file__).parent.parent
+#: How long a migration waits for a table that somebody holds; who comes after it waits as well.
+LOCK_SECONDS = 5
 VERSIONS = ROOT / "alembic" / "versions"
 APP = ROOT / "app"
 
@@ -61,15 +64,23 @@ async def upgrade(settings: Settings) -> list[str]:
     """Run the migrations that are missing. Returns the features it found removed.
 
     Raises:
-        SchemaError: the database is newer than this code, or has what a migration would create.
+        SchemaError: the database is newer than this code, has what a migration would create, or
+            holds a table that a migration changes.
     """
     if file := sqlite_file(settings.database):
         file.parent.mkdir(parents=True, exist_ok=True)
     try:
         async with _connected(settings, write=True) as connection:
+            if connection.dialect.name == "postgresql":
+                await connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'"))
             removed = await connection.run_sync(_forget_removed)
             await connection.run_sync(lambda sync: command.upgrade(_config(sync), "heads"))
     except DBAPIError as error:
+        if isinstance(error.orig, LockNotAvailable):
+            raise SchemaError(
+                "A table that a migration changes was in use for too long, and nothing was done: "
+                "run it again, when no long query or transaction is under way."
+            ) from error
         if "already exists" not in str(error.orig):
             raise
         raise SchemaError(
@@ -80,12 +91,12 @@ async def upgrade(settings: Settings) -> list[str]:
 
 
 async def pending(settings: Settings) -> bool:
-    """Whether migrations are missing in the database."""
+    """Whether the database lacks migrations that this code needs; it may be newer than that."""
     async with _connected(settings) as connection:
         applied = await connection.run_sync(
             lambda sync: set(MigrationContext.configure(sync).get_current_heads())
         )
-    return not set(ScriptDirectory.from_config(_config()).get_heads()) <= applied
+    return bool(revisions().missing(applied))
 
 
 async def differences(settings: Settings) -> str | None:
@@ -136,10 +147,9 @@ async def revise(settings: Settings, feature: str, message: str) -> Path:
 def _forget_removed(connection: Connection) -> list[str]:
     """Forget the revisions of features whose folder is gone; their tables stay as they are."""
     context = MigrationContext.configure(connection)
-    known = {r.revision for r in ScriptDirectory.from_config(_config()).walk_revisions()}
     removed = []
-    for revision in set(context.get_current_heads()) - known:
-        feature = revision.rsplit("_", 1)[0]
+    for revision in set(context.get_current_heads()) - revisions().known:
+        feature = part_of(revision)
         if has_tables(feature):
             raise SchemaError(
                 f"The database has the migration {revision}, which this code does not know: it is "

@@ -22,6 +22,7 @@ from app.core.boundary import PROBLEM_JSON, to_json
 from app.core.connections import OpenConnections
 from app.core.errors import AppError, HeadersTooLarge, MalformedRequest, RequestTimeout, Restarting
 from app.core.http import MAX_HEADER_BYTES, MAX_HEADERS
+from app.core.metrics import count_error
 from app.core.observability import log
 from app.core.settings import Settings
 from app.realtime.wire import websocket_protocol
@@ -144,6 +145,7 @@ class HttpProtocol(H11Protocol):
                 h11.EndOfMessage(),
             )
             self.transport.write(b"".join(self.conn.send(part) or b"" for part in parts))
+            count_error(error.code, "rest")
         self.transport.close()
 
 

@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -99,6 +99,10 @@ class Supervisor:
         self._wanted = workers
         self._shutdown_seconds = shutdown_seconds
         self._started = started
+        #: What the worker of a place (0, 1, …) finds beside its parent's environment.
+        self.environment: Callable[[int], Mapping[str, str]] = lambda place: {}
+        #: Called when the worker of a place has ended, before another takes it.
+        self.ended: Callable[[int], None] = lambda place: None
         self._workers: set[Worker] = set()
         self._serving = 0
         self._stopping = asyncio.Event()
@@ -116,7 +120,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._told, number)
-        await asyncio.gather(*(self._keep() for _ in range(self._wanted)))
+        await asyncio.gather(*(self._keep(place) for place in range(self._wanted)))
         return self._code
 
     def _told(self, number: int) -> None:
@@ -139,16 +143,17 @@ class Supervisor:
             log.error("worker killed", pid=worker.process.pid)
             worker.send(signal.SIGKILL)
 
-    async def _keep(self) -> None:
+    async def _keep(self, place: int) -> None:
         """Have one worker serve, again and again, until it is to stop."""
         pause, served = FIRST_PAUSE, False
         while not self._stopping.is_set():
-            worker = await self._start()
+            worker = await self._start(place)
             if await worker.serves():
                 self._welcome(worker, first=not served)
                 served = True
             code = await worker.ended()
             self._workers.discard(worker)
+            self.ended(place)
             if self._stopping.is_set():
                 self._judge(code)
             elif not served:
@@ -162,7 +167,7 @@ class Supervisor:
                 await self._sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
 
-    async def _start(self) -> Worker:
+    async def _start(self, place: int) -> Worker:
         """Run this program once more, as a worker, where no Ctrl-C of the terminal reaches it."""
         here, there = socket.socketpair()
         here.setblocking(False)
@@ -171,7 +176,11 @@ class Supervisor:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 *sys.orig_argv[1:],
-                env=os.environ | {VARIABLE: "{},{}".format(*given)},
+                env={
+                    **os.environ,
+                    **self.environment(place),
+                    VARIABLE: "{},{}".format(*given),
+                },
                 pass_fds=given,
                 process_group=0,
             )

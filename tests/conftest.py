@@ -33,6 +33,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Keep the developer's own settings out of the tests, and the log as in production."""
     for name in Settings.model_fields:
         os.environ.pop(name.upper(), None)
+    for name in [name for name in os.environ if name.startswith("OTEL_")]:
+        del os.environ[name]
     Settings.model_config["env_file"] = None
     # Unconfigured, structlog draws each traceback for seconds, and the servers wait for it.
     configure_logging(level="warning", json=True)
@@ -178,6 +180,7 @@ def settings_for(database_url: str, **changed: Any) -> Settings:
         "secret_key": SECRET,
         "token_leeway_seconds": 0,
         "log_level": "warning",
+        "watchdog_seconds": 0,
     }
     return Settings(**(values | _needed(changed) | changed))
 

@@ -100,7 +100,7 @@ class OwnProvider(OwnProcess):
         The login of somebody with an e-mail address is that; it is verified, unless it begins with
         `unverified`.
         """
-        with httpx2.Client(base_url=self.issuer, verify=NO_TLS) as browser:
+        with httpx2.Client(base_url=self.issuer, verify=NO_TLS, timeout=20) as browser:
             answer = browser.get(url)
             for form in (
                 {"prompt": "login", "login": login, "password": "x"},
@@ -126,6 +126,7 @@ class OwnProvider(OwnProcess):
             data={"resource": AUDIENCE, **form},
             auth=(client, SECRET),
             verify=NO_TLS,
+            timeout=20,
         )
         tokens: dict[str, Any] = answer.json()
         assert answer.is_success, tokens

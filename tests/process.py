@@ -113,11 +113,11 @@ class Process:
 
     def get(self, path: str, **kwargs: Any) -> httpx2.Response:
         """Ask it for something."""
-        return httpx2.get(self.url + path, verify=NO_TLS, **kwargs)
+        return httpx2.get(self.url + path, verify=NO_TLS, **{"timeout": 20} | kwargs)
 
     def post(self, path: str, **kwargs: Any) -> httpx2.Response:
         """Send it something."""
-        return httpx2.post(self.url + path, verify=NO_TLS, **kwargs)
+        return httpx2.post(self.url + path, verify=NO_TLS, **{"timeout": 20} | kwargs)
 
     def ask_to_end(self, number: int = signal.SIGINT) -> None:
         """Send it a signal."""

@@ -28,7 +28,7 @@ from app.server import DuplexServer, listen
 
 #: Shared by the clients: to load the certificates of the world takes each 20 ms.
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-DEADLINE = 10  # seconds: long past what any answer takes, short of the test's own time limit
+DEADLINE = 15  # seconds: long past what any answer takes, short of the test's own time limit
 
 
 class _ObservedServer(DuplexServer):
@@ -98,6 +98,10 @@ class RunningServer:
             base_url=self.url, headers=headers, timeout=20, verify=NO_TLS, **kwargs
         )
 
+    async def has_no_client(self) -> bool:
+        """Whether nobody is connected, as far as the server knows."""
+        return not self._server.server_state.connections
+
     def token(self, subject: str = "1", *, name: str = "Ann", **claims: Any) -> str:
         """An access token of this server's, for somebody who need not have an account."""
         token: str = self.app.state.tokens.issue(
@@ -110,10 +114,12 @@ class RunningServer:
         """Let requests find another database for a while: without one no server starts."""
         kept = self.app.state.database
         self.app.state.database = SqlDatabase(make_url(url), timeout=timeout)
+        self.app.state.readiness.forget()
         try:
             yield
         finally:
             self.app.state.database = kept
+            self.app.state.readiness.forget()
 
     async def exchange(self, sent: bytes) -> bytes:
         """Send bytes as they are over a connection of their own; all that comes until its end."""
@@ -132,6 +138,7 @@ class RunningServer:
         """A WebSocket as a program opens it; raises InvalidStatus where it is denied."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         headers |= kwargs.pop("headers", {})
+        kwargs.setdefault("open_timeout", 2 * DEADLINE)
         async with connect(
             self.ws_url + path, additional_headers=headers, proxy=None, **kwargs
         ) as connection:

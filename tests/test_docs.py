@@ -27,7 +27,8 @@ def test_commands_exist(document: Path) -> None:
     assert set(re.findall(r"(?:^|`)(?:PORT=\d+ )?make ([a-z-]+)", text, re.MULTILINE)) <= targets
     commands = re.findall(r"-m app ([a-z]+(?: [a-z-]+)?)", text)
     known = {"serve", "db upgrade", "db check", "db revision"}
-    known |= {"worker", "jobs list", "jobs retry", "jobs drop"}
+    known |= {"settings check", "worker", "jobs list", "jobs retry", "jobs drop"}
+    known |= {"db backup", "db restore", "db after-restore"}
     known |= {"user promote", "user demote", "user sign-out", "user remove-second-factor"}
     known |= {"keys list", "keys rotate", "keys remove"}
     known |= {"user create", "user disable", "user enable", "user list"}

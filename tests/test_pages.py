@@ -20,7 +20,7 @@ def client(new_sqlite: Callable[[], str]) -> Iterator[httpx2.Client]:
     """A client of the service."""
     with (
         RunningServer(settings_for(new_sqlite(), environment="production")) as server,
-        httpx2.Client(base_url=server.url) as client,
+        httpx2.Client(base_url=server.url, timeout=20) as client,
     ):
         yield client
 
@@ -75,7 +75,10 @@ def test_beside_a_provider_people_log_in_there(new_sqlite: Callable[[], str]) ->
     """
     oidc = {"auth_mode": "oidc", "oidc_issuer": "http://127.0.0.1:9/a", "oidc_audience": "us"}
     settings = settings_for(new_sqlite(), **oidc, oidc_client_id="page")
-    with RunningServer(settings) as server, httpx2.Client(base_url=server.url) as client:
+    with (
+        RunningServer(settings) as server,
+        httpx2.Client(base_url=server.url, timeout=20) as client,
+    ):
         listing = client.get("/pages.json").json()
         policy = client.get("/").headers["content-security-policy"]
         module = client.get(f"/{listing['sign_in']['module']}")

@@ -12,7 +12,7 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar
 
 from fastapi import Depends
 from fastapi.security import OAuth2PasswordBearer
@@ -27,6 +27,7 @@ from app.core.errors import (
     TokenExpired,
     raises,
 )
+from app.core.metrics import count_refused_credential
 from app.core.tokens import Claims, Reason, TokenRefused
 
 if TYPE_CHECKING:
@@ -173,8 +174,11 @@ def asked_by(guard: object) -> Access:
     return access
 
 
-def invalid_token() -> AuthenticationFailed:
-    """The answer to every credential that is not valid; why is not said."""
+def invalid_token(
+    kind: Literal["token", "key", "cookie", "ticket"] = "token",
+) -> AuthenticationFailed:
+    """The answer to every credential that is not valid, counted; why is not said."""
+    count_refused_credential(kind)
     return AuthenticationFailed(
         "The token is not valid.", headers={"WWW-Authenticate": 'Bearer error="invalid_token"'}
     )

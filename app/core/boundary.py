@@ -30,6 +30,7 @@ from app.core.errors import (
     UnsupportedMediaType,
     to_app_error,
 )
+from app.core.metrics import count_error
 from app.core.observability import report
 
 PROBLEM_JSON = "application/problem+json"
@@ -69,6 +70,7 @@ def error_of(connection: HTTPConnection, exc: Exception) -> tuple[AppError, dict
             exc = RuntimeError(f"{type(error).__name__} is raised and not declared with @raises")
             error = InternalError(str(exc))
     report(exc)
+    count_error(error.code, "rest" if connection.scope["type"] == "http" else "ws")
     problem = error.problem(
         instance=connection.scope["path"],
         request_id=getattr(connection.state, "request_id", None),
@@ -213,7 +215,10 @@ class _Run:
     async def _send(self, message: Message) -> None:
         if message["type"] == "websocket.accept":
             self._watch_expiry()
-        await self._shadow.send(message)
+        try:
+            await self._shadow.send(message)
+        except OSError:  # Starlette says so once a socket is open, and not before
+            raise WebSocketDisconnect(1006) from None
 
     def _watch_expiry(self) -> None:
         """Look at the principal when its token should have expired: there may be a newer one."""

@@ -36,6 +36,7 @@ from sqlalchemy.ext.asyncio import (
     create_async_engine,
 )
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Session, mapped_column
+from sqlalchemy.pool import QueuePool
 from sqlalchemy.types import TypeDecorator
 from sqlalchemy.util import await_only
 from starlette.requests import HTTPConnection
@@ -224,6 +225,16 @@ class SqlDatabase:
             async with self._writing() as session:
                 yield session
                 await _uncancelled(session.finish())
+
+    @property
+    def connections_used(self) -> int:
+        """How many connections somebody has right now."""
+        return cast(QueuePool, self.engine.pool).checkedout()
+
+    @property
+    def pool_size(self) -> int:
+        """How many there may be."""
+        return cast(QueuePool, self.engine.pool).size()
 
     async def ping(self) -> None:
         """Ask the database for nothing; raises what its driver raises when it is not there."""

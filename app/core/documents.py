@@ -17,6 +17,7 @@ from app.core.auth import Access, Credential, asked_by, current_user, scheme_of,
 from app.core.boundary import PROBLEM_JSON
 from app.core.errors import AppError, InternalError, InvalidParameter, declared
 from app.core.idempotency import IdempotencyKeyReused
+from app.core.metrics import UNMATCHED
 
 
 class Problem(BaseModel):
@@ -113,6 +114,23 @@ def declared_access(app: FastAPI) -> Callable[[object], Access]:
                     found[id(route.endpoint)] = access
             known.update(found)
         return known.get(id(endpoint), Access())
+
+    return look_up
+
+
+def templates(app: FastAPI) -> Callable[[object], str]:
+    """A look-up from an endpoint to the template of its route: `/api/v1/rooms/{room_id}`.
+
+    Of an endpoint with several routes it is the first; UNMATCHED for what is no endpoint of it.
+    """
+    known: dict[int, str] = {}
+
+    def look_up(endpoint: object) -> str:
+        if id(endpoint) not in known:
+            for route in iter_route_contexts(app.routes):
+                if (of_route := getattr(route, "endpoint", None)) is not None:
+                    known.setdefault(id(of_route), str(route.path))
+        return known.get(id(endpoint), UNMATCHED)
 
     return look_up
 

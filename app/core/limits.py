@@ -32,6 +32,7 @@ from starlette.types import Scope
 
 from app.core.auth import Principal, current_user
 from app.core.errors import AppError, RateLimited
+from app.core.metrics import LIMITS_FAILED_OPEN, count_limited
 from app.core.observability import log
 
 ANSWER_SECONDS = 0.25  # that anybody waits for Redis, connecting included
@@ -184,12 +185,14 @@ class Limits:
         counted = await self._ask(count)
         if counted is None:
             self.failed_open += 1
+            LIMITS_FAILED_OPEN.inc()
             return None
         used, left = counted
         # Redis rounds the time that is left: rather a little later than refused again.
         seconds = min(limit.seconds, max(1, math.ceil(left + 0.5)))
         standing = Standing(limit, max(0, limit.rate.amount - used), seconds)
         if used > limit.rate.amount:
+            count_limited(limit.name)
             raise RateLimited(
                 f"At most {limit.rate.amount} in {limit.seconds} seconds.",
                 retry_after=seconds,

@@ -8,11 +8,13 @@ from typing import Any
 from uuid import uuid4
 
 import structlog
+from opentelemetry import trace
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.caller import caller_of, enter
 from app.core.errors import Restarting, UpstreamError, to_app_error
+from app.core.metrics import UNMATCHED, count_close, count_handshake, count_request
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 SECRET_KEYS = re.compile(r"authorization|cookie|password|secret|token|body|query", re.IGNORECASE)
@@ -33,6 +35,7 @@ def configure_logging(*, level: str, json: bool) -> None:
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
+        _name_trace,
         structlog.stdlib.PositionalArgumentsFormatter(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _redact,
@@ -66,13 +69,20 @@ def configure_logging(*, level: str, json: bool) -> None:
     uvicorn = logging.getLogger("uvicorn.error")
     uvicorn.setLevel(logging.WARNING)
     uvicorn.addFilter(_is_worth_a_line)
-    for chatty in ("aiosqlite", "asyncio", "alembic", "sqlalchemy.engine"):
+    for chatty in ("aiosqlite", "asyncio", "alembic", "sqlalchemy.engine", "urllib3"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def _is_worth_a_line(record: logging.LogRecord) -> bool:
     message = record.getMessage()
     return not any(part in message for part in FAULTS_OF_CLIENTS)
+
+
+def _name_trace(_: Any, __: str, line: dict[str, Any]) -> dict[str, Any]:
+    span = trace.get_current_span().get_span_context()
+    if span.is_valid:
+        line["trace_id"] = trace.format_trace_id(span.trace_id)
+    return line
 
 
 def _redact(_: Any, __: str, line: dict[str, Any]) -> dict[str, Any]:
@@ -83,7 +93,7 @@ def _redact(_: Any, __: str, line: dict[str, Any]) -> dict[str, Any]:
 
 
 class RequestContext:
-    """ASGI middleware: gives each request and connection its id, and logs it when it ends.
+    """ASGI middleware: gives each request and connection its id; logs and counts it as it ends.
 
     An `X-Request-ID` of 8 to 64 letters, digits, `.`, `_` or `-` is taken over, any other is
     replaced. The line names the path and never the query, a header or a body.
@@ -101,6 +111,7 @@ class RequestContext:
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
         state["began"] = time.monotonic()
+        trace.get_current_span().set_attribute("request_id", request_id)
         enter(caller_of(scope, request_id))
         seen: dict[str, Any] = {}
         started = time.perf_counter()
@@ -109,11 +120,13 @@ class RequestContext:
             kind = message["type"]
             if kind in ("http.response.start", "websocket.http.response.start"):
                 seen["status"] = message["status"]
+                seen["answered"] = time.perf_counter() - started
                 MutableHeaders(scope=message)["x-request-id"] = request_id
             elif kind == "websocket.accept":
                 message.setdefault("headers", [])
                 MutableHeaders(scope=message)["x-request-id"] = request_id
                 seen["accepted"] = True
+                count_handshake(_template(scope), 101)
             elif kind == "websocket.close":
                 seen.setdefault("close_code", message.get("code", 1000))
             await send(message)
@@ -129,6 +142,7 @@ class RequestContext:
                 await self.app(scope, watching_receive, watching_send)
             finally:
                 _log_end(scope, seen, time.perf_counter() - started)
+                _count_end(scope, seen)
 
 
 def _log_end(scope: Scope, seen: dict[str, Any], seconds: float) -> None:
@@ -145,6 +159,28 @@ def _log_end(scope: Scope, seen: dict[str, Any], seconds: float) -> None:
     line |= {key: seen[key] for key in ("status", "close_code") if key in seen}
     accepted = seen.get("accepted")
     log.info("connection" if accepted else "request", **line)
+
+
+def _count_end(scope: Scope, seen: dict[str, Any]) -> None:
+    template, status = _template(scope), seen.get("status")
+    if seen.get("accepted"):
+        count_close(template, seen.get("close_code", 1006))
+    elif scope["type"] == "websocket":
+        count_handshake(template, status)
+    else:
+        answered = seen.get("answered")
+        if answered is not None:  # a long poll is not slow
+            answered = max(0.0, answered - scope["state"].get("waited", 0.0))
+        count_request(scope["method"], template, status, answered)
+
+
+def _template(scope: Scope) -> str:
+    """The route that took a request: of `/rooms/7` that is `/rooms/{room_id}`."""
+    endpoint, app = scope.get("endpoint"), scope.get("app")
+    if endpoint is None or app is None:
+        return UNMATCHED
+    template: str = app.state.template_of(endpoint)
+    return template
 
 
 def report(exc: Exception) -> None:

@@ -31,6 +31,7 @@ from app.core.auth import SUBPROTOCOL, offered_after
 from app.core.caller import current_caller
 from app.core.errors import UpstreamError, raises
 from app.core.observability import log
+from app.core.tracing import current_traceparent
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110, 9.2.2
 PASSING = frozenset({429, 502, 503, 504})
@@ -179,7 +180,7 @@ class OutboundClient:
             method: of HTTP, in capitals.
             url: an absolute address, http or https.
             params: the query; None leaves one out.
-            headers: beside `X-Request-ID`, which is passed on.
+            headers: beside `X-Request-ID` and, where there is a trace, `traceparent`.
             json: a body, sent as JSON.
             data: a body, sent as a form.
             content: a body, sent as it is.
@@ -204,6 +205,8 @@ class OutboundClient:
         )
         if request_id := current_caller().request_id:
             request.headers["X-Request-ID"] = request_id
+        if traceparent := current_traceparent():
+            request.headers["traceparent"] = traceparent
         if forward_token:
             self._forward_token(request)
         try:

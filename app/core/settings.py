@@ -5,11 +5,12 @@ from datetime import timedelta
 from email.policy import SMTPUTF8
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BeforeValidator,
     Field,
+    ModelWrapValidatorHandler,
     SecretStr,
     ValidationError,
     ValidationInfo,
@@ -20,6 +21,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from app.core.setting_rules import broken, complaint
 from app.core.sign_in_providers import SignInProviders, plain_address
 from app.core.smtp import SmtpServer
 
@@ -65,7 +67,7 @@ class Settings(BaseSettings):
     environment: Environment = Field(
         Environment.DEVELOPMENT,
         description="development shows tracebacks to clients; test makes an undeclared error a "
-        "500; production refuses the default secret and HTTP origins.",
+        "500; production refuses what is for one machine alone (docs/running.md).",
     )
 
     # Where it listens
@@ -271,11 +273,26 @@ class Settings(BaseSettings):
     )
 
     # Watching it
+    watchdog_seconds: float = Field(
+        30,
+        ge=0,
+        le=3600,
+        description="How long a function may hold the event loop: after that the process ends, "
+        "with 70, to be started again; in development it is only told of. 0 for ever.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="The least important log lines that are written."
     )
     log_format: Literal["console", "json"] = Field(
         "console", description="Log lines for a person or for a machine."
+    )
+    metrics_host: str = Field(
+        "127.0.0.1",
+        min_length=1,
+        description="The address that Prometheus asks, never one that clients reach.",
+    )
+    metrics_port: int = Field(
+        0, ge=0, le=65535, description="Its port, of `serve` and of `worker`; 0: no metrics."
     )
 
     @field_validator("secret_key")
@@ -351,53 +368,32 @@ class Settings(BaseSettings):
                 ) from None
         return url
 
-    @model_validator(mode="after")
-    def _names_its_provider(self) -> "Settings":
-        if self.auth_mode == "local":
-            return self
-        if not plain_address(self.oidc_issuer) or " " in self.oidc_issuer:
-            raise ValueError("OIDC_ISSUER: AUTH_MODE=oidc takes https://host or https://host/path")
-        if self.environment is Environment.PRODUCTION and not self.oidc_issuer.startswith(
-            "https://"
-        ):
-            raise ValueError("OIDC_ISSUER must begin with https:// in production")
-        if not self.oidc_audience:
-            raise ValueError("OIDC_AUDIENCE: AUTH_MODE=oidc takes what tokens for us have in `aud`")
-        return self
+    @model_validator(mode="wrap")
+    @classmethod
+    def _all_at_once(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Say all that is wrong at once: what is wrong by itself, and what is wrong together."""
+        try:
+            settings, error = handler(data), None
+            wrong: frozenset[str] = frozenset()
+        except ValidationError as refused:
+            error = refused
+            wrong = frozenset(str(each["loc"][0]) for each in refused.errors() if each["loc"])
+            rest = {name: value for name, value in data.items() if name not in wrong}
+            settings = handler(rest)
+        lines = broken(settings, wrong)
+        if lines or error:
+            raise complaint(cls.__name__, lines, error)
+        return settings
 
-    @model_validator(mode="after")
-    def _signs_in_at_its_providers(self) -> "Settings":
-        if self.sign_in_providers and self.auth_mode != "local":
-            raise ValueError("SIGN_IN_PROVIDERS: there are accounts with AUTH_MODE=local alone")
-        if self.environment is Environment.PRODUCTION:
-            for name, provider in self.sign_in_providers.items():
-                if not provider.issuer.startswith("https://"):
-                    raise ValueError(
-                        f"SIGN_IN_PROVIDERS.{name.upper()}.ISSUER must begin with https:// "
-                        "in production"
-                    )
-        return self
+    @property
+    def in_production(self) -> bool:
+        """Whether this is where it matters."""
+        return self.environment is Environment.PRODUCTION
 
-    @model_validator(mode="after")
-    def _consistent(self) -> "Settings":
-        self.database  # noqa: B018 - parsed here so that a wrong one is said at start
-        if any("*" in host.removeprefix("*.") for host in self.allowed_hosts if host != "*"):
-            raise ValueError("ALLOWED_HOSTS: a * stands alone, or first as in *.example.com")
-        if self.drain_seconds > self.shutdown_seconds / 2:
-            raise ValueError("DRAIN_SECONDS: it may be half of SHUTDOWN_SECONDS at most")
-        if self.session_max_days < self.session_days:
-            raise ValueError("SESSION_MAX_DAYS: it may not be less than SESSION_DAYS")
-        if self.environment is Environment.PRODUCTION:
-            if self.secret_key.get_secret_value() == DEVELOPMENT_SECRET:
-                raise ValueError("SECRET_KEY must be set in production: openssl rand -hex 32")
-            if any(not origin.startswith("https://") for origin in self.allowed_origins):
-                raise ValueError("ALLOWED_ORIGINS must be https:// origins in production")
-            server = self.smtp
-            if server is None and self.auth_mode == "local":
-                raise ValueError("SMTP_URL must be set in production: accounts need mail")
-            if server is not None and not server.protects_password:
-                raise ValueError("SMTP_URL: in production a password takes smtps:// or ?starttls")
-        return self
+    @property
+    def has_development_secret(self) -> bool:
+        """Whether SECRET_KEY is the one that everybody knows."""
+        return self.secret_key.get_secret_value() == DEVELOPMENT_SECRET
 
     @property
     def database(self) -> URL:

@@ -69,7 +69,7 @@ async def by_ticket(connection: HTTPConnection, token: str | None) -> Principal 
     let_in: Principal | None = getattr(connection.state, "ticket", None)
     if let_in is None:
         if len(given) != 1 or not TICKET.fullmatch(given[0]):
-            raise invalid_token()
+            raise invalid_token("ticket")
         let_in = await _redeem(connection.app.state.database, given[0], connection.scope["path"])
         connection.state.ticket = let_in
     if let_in.seconds_left(connection.app.state.settings.token_leeway) <= 0:
@@ -82,7 +82,7 @@ async def _redeem(db: SqlDatabase, ticket: str, path: str) -> Principal:
     async with db.reading() as session:  # so that guessing takes nobody's turn to write
         known = await session.scalar(select(TicketRow.digest).where(TicketRow.digest == digest))
     if known is None:
-        raise invalid_token()
+        raise invalid_token("ticket")
     async with db.unit_of_work() as uow:
         used = delete(TicketRow).where(TicketRow.digest == digest)
         found = await uow.execute(
@@ -91,5 +91,5 @@ async def _redeem(db: SqlDatabase, ticket: str, path: str) -> Principal:
         row = found.one_or_none()
     # Out here: in the unit of work it would give the ticket back.
     if row is None or row.path != path or row.expires_at <= datetime.now(UTC):
-        raise invalid_token()
+        raise invalid_token("ticket")
     return _PRINCIPAL.validate_python(row.principal)

@@ -32,6 +32,7 @@ jobs.include(rooms.jobs)  # example
 
 #: Called once with the application's state: what a feature keeps as long as the process lives.
 services: list[Callable[[State], None]] = []
+services.append(health.provide)
 
 #: What its requests may be authenticated by, beside access tokens.
 credentials: list[Credential] = []

@@ -6,9 +6,10 @@ frame after the other, and the one writer. Everybody else only puts frames into 
 
 import asyncio
 import random
+import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from uuid import uuid4
 
 from pydantic import ValidationError
@@ -26,8 +27,10 @@ from app.core.errors import (
     to_app_error,
 )
 from app.core.limits import Limit, Limits
+from app.core.metrics import count_eviction, count_frame
 from app.core.observability import report
 from app.core.schemas import Schema
+from app.core.tracing import Tracing
 from app.realtime.errors import (
     InboxOverflow,
     SlowConsumer,
@@ -54,10 +57,13 @@ if TYPE_CHECKING:
     from app.realtime.channel import Channel
 
 M = TypeVar("M", bound=Schema)
+Outcome = Literal["ok", "refused", "limited", "failed"]
 
 PRESENT_AT_MOST = 500  # members in one answer
 FLUSH_SECONDS = 5  # for what waits in the outbox when a socket is ended
 CLOSE_SECONDS = 1
+BUILT_IN = frozenset({"ping", "auth.refresh", "presence"})
+UNREAD = "unread"  # counted as the type of a frame that nobody looked into
 
 
 class Refresh(Schema):
@@ -79,10 +85,12 @@ class Connection:
         self._revocations = state.revocations
         self._limits: Limits = state.limits
         self._settings = state.settings
+        self._tracing: Tracing = state.tracing
         self._principal: Principal | None = getattr(self.websocket.state, "principal", None)
         # None: the guards are asked again.
         self._inbox: asyncio.Queue[Encoded | None] = asyncio.Queue(self._settings.ws_inbox_frames)
         self._outbox = Outbox(self._settings.ws_outbox_bytes, channel.overflow)
+        self._template = state.template_of(self.websocket.scope["endpoint"])
         self._subscription: Subscription | None = None
         self._leave: Callable[[], None] | None = None
         self._strikes = 0
@@ -112,6 +120,8 @@ class Connection:
             return
         error, problem = error_of(self.websocket, exc)
         self._farewell = error
+        if isinstance(error, SlowConsumer):
+            count_eviction("outbox")
         self.websocket.state.error = error.code
         frame = encode("error", problem, ref=ref)
         if isinstance(error, SlowConsumer) or not self._outbox.put(frame):
@@ -130,6 +140,7 @@ class Connection:
         if opened is not None:
             opened.end = self.end  # from here on this knows best how to
         address = self.channel.address()
+        self._hub.outboxes.add(self._outbox)
         try:
             opening = await self._subscribe(address) if address else Opening(None, None)
             self._send(self._welcome(opening))
@@ -143,6 +154,7 @@ class Connection:
             finally:
                 await self._close()
         finally:
+            self._hub.outboxes.discard(self._outbox)
             for timer in (self._expiry, self._recheck):
                 if timer:
                     timer.cancel()
@@ -245,6 +257,7 @@ class Connection:
             try:
                 self._inbox.put_nowait(frame)
             except asyncio.QueueFull:
+                count_frame(self._template, UNREAD, "limited", 0)
                 self._refuse(InboxOverflow(), _ref_in(frame))
 
     async def _work(self) -> None:
@@ -260,20 +273,26 @@ class Connection:
             if frame is None:
                 await self._authorise()
                 continue
-            try:
-                await self._count(self._limits.client)
-            except RateLimited as refused:
-                self._answer_error(refused, _ref_in(frame))
-                continue
-            if isinstance(frame.payload, bytes):
-                await self._handle(None, frame.payload)
-                continue
-            try:
-                envelope = decode(frame.payload)
-            except InvalidFrame as refused:
-                self._refuse(refused.error, refused.ref)
-            else:
-                await self._handle(envelope, None)
+            started = time.perf_counter()
+            kind, outcome = await self._take(frame)
+            count_frame(self._template, kind, outcome, time.perf_counter() - started)
+
+    async def _take(self, frame: Encoded) -> tuple[str, Outcome]:
+        """Handle a frame; returns what it is counted as: its type, and how it ended."""
+        try:
+            await self._count(self._limits.client)
+        except RateLimited as refused:
+            self._answer_error(refused, _ref_in(frame))
+            return UNREAD, "limited"
+        if isinstance(frame.payload, bytes):
+            return "binary", await self._handle(None, frame.payload)
+        try:
+            envelope = decode(frame.payload)
+        except InvalidFrame as refused:
+            self._refuse(refused.error, refused.ref)
+            return "invalid", "refused"
+        known = envelope.type in BUILT_IN or envelope.type in self.channel.__handlers__
+        return envelope.type if known else "unknown", await self._handle(envelope, None)
 
     async def _count(self, limit: Limit | None) -> None:
         if limit is not None:
@@ -303,14 +322,16 @@ class Connection:
             self._principal = getattr(self.websocket.state, "principal", self._principal)
             self._watch_expiry()
 
-    async def _handle(self, envelope: Envelope | None, data: bytes | None) -> None:
+    async def _handle(self, envelope: Envelope | None, data: bytes | None) -> Outcome:
         ref = envelope.ref if envelope else None
         try:
             reply = await self._dispatch(envelope, data)
         except (InvalidParameter, UnknownMessageType, UnsupportedMediaType) as refused:
             self._refuse(refused, ref)
+            return "refused"
         except RateLimited as refused:
             self._answer_error(refused, ref)  # no strike, and it forgives none
+            return "limited"
         except Exception as exc:
             error = to_app_error(exc)
             if error.status >= 500 and not error.retryable:
@@ -318,17 +339,19 @@ class Connection:
             else:
                 self._strikes = 0  # the frame was valid, and only refused
                 self._answer_error(exc, ref)
-        else:
-            self._strikes = 0
-            if reply is not None:
-                self._send(reply)
+            return "failed" if error.status >= 500 else "refused"
+        self._strikes = 0
+        if reply is not None:
+            self._send(reply)
+        return "ok"
 
     async def _dispatch(self, envelope: Envelope | None, data: bytes | None) -> Encoded | None:
         handlers = self.channel.__handlers__
         if envelope is None:
             if binary := handlers.get(""):
                 await self._count(binary.limit)
-                return _reply(await binary.function(self.channel, data), None)
+                with self._tracing.message(type(self.channel).__name__, "binary"):
+                    return _reply(await binary.function(self.channel, data), None)
             raise UnsupportedMediaType("This channel takes text frames.")
         if envelope.type == "ping":
             return encode("pong", ref=envelope.ref)
@@ -341,12 +364,11 @@ class Connection:
             raise UnknownMessageType
         await self._count(handler.limit)
         message = _validated(handler.model, envelope)
-        if handler.takes_key:
-            reply = await handler.function(self.channel, message, key=envelope.key)
-        elif envelope.key is not None:
+        if envelope.key is not None and not handler.takes_key:
             raise InvalidParameter("This message takes no key.")
-        else:
-            reply = await handler.function(self.channel, message)
+        key = {"key": envelope.key} if handler.takes_key else {}
+        with self._tracing.message(type(self.channel).__name__, envelope.type):
+            reply = await handler.function(self.channel, message, **key)
         return _reply(reply, envelope.ref)
 
     def _who_is_here(self, envelope: Envelope) -> Encoded:

@@ -6,11 +6,14 @@ is kept for it; then both are merged, and from there on the feed's order is its 
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from app.core.errors import AppError
+from app.core.metrics import count_delivery
+from app.core.tracing import Tracing
 from app.realtime.errors import PositionLost
 from app.realtime.log import PAGE, EventLog, Stretch
 from app.realtime.messages import START, Broadcast, Position, Publication
@@ -144,6 +147,7 @@ class Feed:
         log: EventLog,
         spawn: Callable[..., Any],
         closed: Callable[[], None],
+        tracing: Tracing | None = None,
     ) -> None:
         self.address = address
         self.subscriptions: set[Subscription] = set()
@@ -152,9 +156,11 @@ class Feed:
         self._log = log
         self._spawn = spawn
         self._closed = closed
+        self._tracing = tracing or Tracing({})
         self._held: dict[int, Publication] = {}  # those that came before their predecessors
         self._gap: asyncio.TimerHandle | None = None
         self._filling = False
+        self._behind: tuple[float, int] | None = None  # since when (monotonic), and up to where
 
     def join(self, subscriber: Subscriber) -> Subscription:
         """A subscription that keeps, from now on, what it cannot deliver yet."""
@@ -205,6 +211,11 @@ class Feed:
             self._drain()
             self._watch_gap()
 
+    def arrived_from_elsewhere(self, publication: Publication) -> None:
+        """Take an event of another process, or of the log: in the trace of who published it."""
+        with self._tracing.deliver(self.address.topic.pattern, publication.trace):
+            self.arrived(publication)
+
     def _drain(self) -> None:
         """Hand on what has come, as far as there is no gap."""
         if self.offset is None:
@@ -216,8 +227,13 @@ class Feed:
             self._held = {at: held for at, held in self._held.items() if at > self.offset}
 
     def _hand_on(self, broadcast: Broadcast) -> None:
-        for subscription in tuple(self.subscriptions):
+        subscriptions = tuple(self.subscriptions)
+        for subscription in subscriptions:
             subscription.deliver(broadcast)
+        if isinstance(broadcast, Publication) and (
+            self.offset is not None or not broadcast.position
+        ):
+            count_delivery(len(subscriptions), time.time() - broadcast.at)
 
     def _watch_gap(self) -> None:
         if self._held and self.offset is not None and self._gap is None:
@@ -233,11 +249,23 @@ class Feed:
         """Compare with the log's `head`, read while the feed was at least at `before`."""
         if before is None or head is None or self.offset is None:
             return
+        if self._behind and (head.epoch != self.epoch or self.offset >= self._behind[1]):
+            self._behind = None
         if head.epoch != self.epoch or head.offset < before.offset:
             self.lose()
             self.epoch, self.offset = head.epoch, head.offset
         elif head.offset > self.offset:
+            self._behind = self._behind or (time.monotonic(), head.offset)
             self._start_filling()
+
+    def lag(self) -> tuple[float, int]:
+        """How long it has been behind the log, in seconds, and how many events; zero for neither.
+
+        As it was found by the last check that saw more in the log than had come here.
+        """
+        if self._behind is None or self.offset is None or self.offset >= self._behind[1]:
+            return 0.0, 0
+        return time.monotonic() - self._behind[0], self._behind[1] - self.offset
 
     @property
     def position(self) -> Position | None:
@@ -259,7 +287,7 @@ class Feed:
                     self.epoch, self.offset = read.head.epoch, read.head.offset
                     return
                 for publication in read.events:
-                    self.arrived(publication)
+                    self.arrived_from_elsewhere(publication)
                 if not read.events or _offset(read.events[-1]) >= read.head.offset:
                     break
         finally:

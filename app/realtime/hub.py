@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Coroutine, Iterable
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends
@@ -19,12 +20,15 @@ from starlette.requests import HTTPConnection
 from app.core.background import Periodic
 from app.core.db import SqlDatabase, UnitOfWork
 from app.core.errors import AppError
+from app.core.metrics import PUBLISHED
 from app.core.observability import report
 from app.core.revocations import Revocations
+from app.core.tracing import Tracing, current_traceparent
 from app.realtime.backplane import Backplane
 from app.realtime.feed import Feed, Subscriber, Subscription
 from app.realtime.log import EventLog, Pending, Stretch
 from app.realtime.messages import Broadcast, Message, Position, Publication
+from app.realtime.outbox import Outbox
 from app.realtime.presence import Member, Presence
 from app.realtime.topics import Address
 
@@ -43,13 +47,24 @@ class EventHub:
         db: where the event log is.
         backplane: the way to other processes.
         revocations: where ended subscriptions are recorded.
+        tracing: where publications, and deliveries from other processes, have spans.
     """
 
-    def __init__(self, db: SqlDatabase, backplane: Backplane, revocations: Revocations) -> None:
+    def __init__(
+        self,
+        db: SqlDatabase,
+        backplane: Backplane,
+        revocations: Revocations,
+        tracing: Tracing | None = None,
+    ) -> None:
         self.log = EventLog(db)
         self._backplane = backplane
         self._revocations = revocations
+        #: What waits for the clients of this process, each for as long as it is connected.
+        self.outboxes: set[Outbox] = set()
+        self._tracing = tracing or Tracing({})
         self._feeds: dict[str, Feed] = {}
+        self._swept = time.monotonic()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._unchecked: set[str] = set()
         # Of the last minute, the oldest first: when it was, and what the client is told.
@@ -67,7 +82,7 @@ class EventHub:
         Where the topic is durable the event is recorded in the same transaction, and has its
         `log_position` once that is committed. Raises TypeError where the topic has no such event.
         """
-        publication = _publication(address, event)
+        publication = self._publication(address, event)
         if not address.topic.durable:
             uow.after_commit(lambda: self._broadcast(publication))
             return
@@ -80,7 +95,7 @@ class EventHub:
 
     def emit(self, address: Address[E], event: E) -> None:
         """Tell whoever is subscribed now, with no regard to a transaction; nothing is recorded."""
-        self._broadcast(_publication(address, event))
+        self._broadcast(self._publication(address, event))
 
     def revoke(self, uow: UnitOfWork, address: Address[Any], subject: str, error: AppError) -> None:
         """End `subject`'s subscriptions to the topic with `error`, in every process.
@@ -120,7 +135,8 @@ class EventHub:
         """Subscribe; nothing that happens from now on is lost, and nothing delivered yet."""
         feed = self._feeds.get(address.name)
         if feed is None:
-            feed = Feed(address, self.log, self._spawn, lambda: self._close(address.name))
+            closed = partial(self._close, address.name)
+            feed = Feed(address, self.log, self._spawn, closed, self._tracing)
             self._feeds[address.name] = feed
             self._backplane.subscribe(TOPICS + address.name)
         return feed.join(subscriber)
@@ -153,6 +169,27 @@ class EventHub:
     async def sweep(self) -> None:
         """Bring every topic that is subscribed to here up to where the log is."""
         await self._check(self._feeds)
+        self._swept = time.monotonic()
+
+    # What is measured
+
+    def subscriptions(self) -> int:
+        """How many subscriptions there are in this process, of all topics."""
+        return sum(len(feed.subscriptions) for feed in self._feeds.values())
+
+    def unread(self) -> int:
+        """The bytes that wait for the clients of this process."""
+        return sum(outbox.size for outbox in self.outboxes)
+
+    def lag(self) -> tuple[float, int]:
+        """How far the topic that is most behind its log is behind it: in seconds, and in events.
+
+        While nobody looks into the log, as it does not answer, that is how long nobody has.
+        """
+        lags = [feed.lag() for feed in self._feeds.values()]
+        unseen = time.monotonic() - self._swept - SWEEP_SECONDS
+        seconds = max((lag[0] for lag in lags), default=0.0)
+        return max(0.0, unseen, seconds), max((lag[1] for lag in lags), default=0)
 
     # What the backplane calls
 
@@ -162,7 +199,7 @@ class EventHub:
             name = channel.removeprefix(TOPICS)
             feed = self._feeds.get(name)
             if feed:
-                feed.arrived(Publication.unpack(name, payload))
+                feed.arrived_from_elsewhere(Publication.unpack(name, payload))
         elif payload == WAKE:
             self._revocations.wake()
         else:
@@ -183,10 +220,19 @@ class EventHub:
             self._broadcast(each.publication)
 
     def _broadcast(self, publication: Publication) -> None:
+        PUBLISHED.inc()
         feed = self._feeds.get(publication.topic)
         if feed:
             feed.arrived(publication)
         self._backplane.send(TOPICS + publication.topic, publication.pack())
+
+    def _publication(self, address: Address[Any], event: Message) -> Publication:
+        if not isinstance(event, address.topic.events):
+            raise TypeError(f"{address.topic} has no event {type(event).__name__}")
+        with self._tracing.publish(address.topic.pattern):
+            publication = Publication.of(address.name, event)
+            publication.trace = current_traceparent() if self._tracing.on else None
+        return publication
 
     async def _check_confirmed(self) -> None:
         names, self._unchecked = self._unchecked, set()
@@ -247,12 +293,6 @@ async def _reported(work: Coroutine[Any, Any, None]) -> None:
         await work
     except Exception as exc:
         report(exc)  # the sweep tries again
-
-
-def _publication(address: Address[Any], event: Message) -> Publication:
-    if not isinstance(event, address.topic.events):
-        raise TypeError(f"{address.topic} has no event {type(event).__name__}")
-    return Publication.of(address.name, event)
 
 
 async def _hub(connection: HTTPConnection) -> EventHub:

@@ -15,7 +15,7 @@ from itertools import groupby
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import BigInteger, String, Text, and_, delete, insert, select, tuple_
+from sqlalchemy import BigInteger, String, Text, and_, delete, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -49,6 +49,7 @@ class EventRow(Base):
     version: Mapped[int]
     data: Mapped[str] = mapped_column(Text)  # JSON
     expires_at: Mapped[datetime] = mapped_column(index=True)
+    trace: Mapped[str | None] = mapped_column(String(64))  # of whoever published it
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ class EventLog:
 
     async def record(self, uow: UnitOfWork, pending: Iterable[Pending]) -> None:
         """Write events at the end of `uow`'s transaction, and give each its position."""
-        rows = []
+        rows, now = [], datetime.now(UTC)
         by_topic = sorted(pending, key=lambda each: each.address.name)  # stable: in their order
         for name, group in groupby(by_topic, key=lambda each: each.address.name):
             events = list(group)
@@ -97,8 +98,9 @@ class EventLog:
             first = head.offset - len(events) + 1
             for offset, each in enumerate(events, first):
                 each.publication.position = Position(head.epoch, offset)
+                each.publication.at = now.timestamp()
                 each.event.with_log_position(head.epoch, offset)
-                rows.append(_row(each, offset))
+                rows.append(_row(each, offset, now))
             grown = (head.offset, events[0].address.topic.keep)
             uow.after_commit(partial(self._grown.__setitem__, name, grown))
         await (await uow.connection()).execute(insert(EventRow), rows)
@@ -138,6 +140,11 @@ class EventLog:
         """Give a topic that had no event yet its epoch; changes nothing for another."""
         async with self._db.unit_of_work() as uow:
             await self.take_offsets(uow, name, 0)
+
+    async def renew(self) -> None:
+        """Give every topic a new epoch: whoever has read up to somewhere has to start over."""
+        async with self._db.unit_of_work() as uow:
+            await uow.execute(update(TopicRow).values(epoch=uuid4().hex))
 
     async def since(
         self, address: Address[Any], position: Position | None, *, limit: int
@@ -199,8 +206,9 @@ class EventLog:
     ) -> list[Publication]:
         column = EventRow.offset
         beyond, order = (column < edge, column.desc()) if reverse else (column > edge, column)
+        columns = (EventRow.offset, EventRow.type, EventRow.version, EventRow.data)
         query = (
-            select(EventRow.offset, EventRow.type, EventRow.version, EventRow.data, TopicRow.epoch)
+            select(*columns, TopicRow.epoch, EventRow.expires_at, EventRow.trace)
             .join(TopicRow, TopicRow.name == EventRow.topic)
             .where(and_(EventRow.topic == address.name, beyond))
             .order_by(order)
@@ -208,9 +216,14 @@ class EventLog:
         )
         return [
             Publication(
-                address.name, kind, _upgraded(address, kind, version, data), Position(epoch, offset)
+                *(address.name, kind, _upgraded(address, kind, version, data)),
+                Position(epoch, offset),
+                at=(expires_at - address.topic.keep_for).timestamp(),
+                trace=trace,
             )
-            for offset, kind, version, data, epoch in await session.execute(query)
+            for offset, kind, version, data, epoch, expires_at, trace in await session.execute(
+                query
+            )
         ]
 
     async def trim(self) -> None:
@@ -236,14 +249,15 @@ class EventLog:
                 removed = (await (await uow.connection()).execute(some)).rowcount
 
 
-def _row(each: Pending, offset: int) -> dict[str, Any]:
+def _row(each: Pending, offset: int, now: datetime) -> dict[str, Any]:
     return {
         "topic": each.address.name,
         "offset": offset,
         "type": each.event.type,
         "version": each.event.schema_version,
         "data": each.publication.data.decode(),
-        "expires_at": datetime.now(UTC) + each.address.topic.keep_for,
+        "trace": each.publication.trace,
+        "expires_at": now + each.address.topic.keep_for,
     }
 
 

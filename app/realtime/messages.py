@@ -1,6 +1,7 @@
 """Messages and the envelope that carries them: `{type, ref?, data}`."""
 
 import re
+import time
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self
 
@@ -117,9 +118,13 @@ class Broadcast:
 
 
 class Publication(Broadcast):
-    """An event of a topic, in JSON, and its position where the topic is durable."""
+    """An event of a topic, in JSON, and its position where the topic is durable.
 
-    __slots__ = ("data", "latest", "position", "topic", "type")
+    `at` is when it was recorded, or published where nothing is, in seconds since 1970; `trace` is
+    the trace context (W3C traceparent) of whoever published it, where there is one.
+    """
+
+    __slots__ = ("at", "data", "latest", "position", "topic", "trace", "type")
 
     def __init__(
         self,
@@ -128,13 +133,17 @@ class Publication(Broadcast):
         data: bytes,
         position: Position | None = None,
         latest: str | None = None,
+        at: float | None = None,
+        trace: str | None = None,
     ) -> None:
         super().__init__()
+        self.at = time.time() if at is None else at
         self.topic = topic
         self.type = kind
         self.data = data
         self.position = position
         self.latest = latest
+        self.trace = trace  # of whoever published it: a `traceparent`
 
     @classmethod
     def of(cls, topic: str, event: Message) -> Self:
@@ -153,15 +162,18 @@ class Publication(Broadcast):
     def pack(self) -> bytes:
         """For the way to other processes."""
         epoch, offset = (self.position.epoch, self.position.offset) if self.position else (None, 0)
-        return to_json([self.type, epoch, offset, self.latest]) + b"\n" + self.data
+        head = [self.type, epoch, offset, self.latest, self.at, self.trace]
+        return to_json(head) + b"\n" + self.data
 
     @classmethod
     def unpack(cls, topic: str, packed: bytes) -> Self:
         """What `pack` has packed. Raises ValueError for anything else."""
         head, _, data = packed.partition(b"\n")
-        kind, epoch, offset, latest = from_json(head)
+        # A newer version of this may tell more, and an older one told neither time nor trace.
+        kind, epoch, offset, latest, *more = from_json(head)
+        at, trace = [*more, None, None][:2]
         position = None if epoch is None else Position(epoch, offset)
-        return cls(topic, kind, data, position, latest)
+        return cls(topic, kind, data, position, latest, at, trace)
 
 
 class Envelope(Schema):

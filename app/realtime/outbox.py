@@ -49,6 +49,11 @@ class Outbox:
         self._drained = asyncio.Event()
         self._drained.set()
 
+    @property
+    def size(self) -> int:
+        """The bytes that wait."""
+        return self._size
+
     def tell(self, broadcast: Broadcast) -> bool:
         """Add a broadcast as the policy has it; False where the client has to be closed."""
         latest = broadcast.latest if self._overflow is Overflow.COALESCE else None

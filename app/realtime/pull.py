@@ -4,6 +4,7 @@ Both stand behind the guard of the route that offers them, and end when that wou
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -18,7 +19,9 @@ from starlette.requests import Request
 from app.core.auth import Principal
 from app.core.boundary import error_of
 from app.core.connections import OpenConnection
-from app.core.errors import AppError, TokenExpired, Unavailable
+from app.core.errors import AppError, TokenExpired, Unavailable, to_app_error
+from app.core.metrics import count_eviction
+from app.core.observability import report
 from app.core.schemas import Schema
 from app.realtime.errors import SlowConsumer
 from app.realtime.feed import Opening
@@ -81,6 +84,8 @@ class Puller:
         """Keep an event; what is no event of the log has no place here."""
         if isinstance(broadcast, Publication) and broadcast.position:
             if len(self.waiting) >= MAX_WAITING:
+                if self.error is None:
+                    count_eviction("outbox")
                 self.end(SlowConsumer())
                 return
             self.waiting.append(broadcast)
@@ -158,9 +163,11 @@ async def pull(
             if opening.recovered:
                 with suppress(_Enough):
                     await subscription.catch_up(ready)
+                    began = time.perf_counter()
                     with suppress(TimeoutError):
                         async with asyncio.timeout(wait):
                             await puller.told()
+                    request.state.waited = time.perf_counter() - began
         finally:
             subscription.cancel()
     if puller.error and not puller.waiting and not isinstance(puller.error, Unavailable):
@@ -216,7 +223,8 @@ async def follow(
 def _tell_failure(task: asyncio.Task[None], puller: Puller) -> None:
     exc = None if task.cancelled() else task.exception()
     if isinstance(exc, Exception):
-        puller.end(error_of(puller.request, exc)[0])
+        report(exc)
+        puller.end(to_app_error(exc))  # which is told, and counted, as the stream's last event
 
 
 async def _stream(puller: Puller, opening: Opening) -> AsyncIterator[ServerSentEvent]:

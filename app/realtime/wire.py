@@ -9,6 +9,7 @@ import sys
 from contextlib import suppress
 from typing import Any
 
+from app.core.metrics import count_eviction
 from app.core.observability import log
 
 try:
@@ -108,6 +109,7 @@ class WireProtocol(WebSocketsSansIOProtocol):
         self._unsent = unsent
         if self.loop.time() - self._progress >= UNREAD_SECONDS:
             self._looking = None
+            count_eviction("unread")
             self.transport.abort()
         else:
             self._look_later()

@@ -16,7 +16,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 TELL_VIOLATIONS = """addEventListener("securitypolicyviolation", (event) =>
     console.error("Policy violated:", event.effectiveDirective, event.blockedURI))"""
 
-expect.set_options(timeout=10_000)
+expect.set_options(timeout=20_000)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ class Visits:
     def context(self, **options: Any) -> BrowserContext:
         """A browser profile of its own."""
         context = self._browser.new_context(**options)
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(20_000)
         context.add_init_script(TELL_VIOLATIONS)
         context.on("console", lambda said: self._note(said.text) if said.type == "error" else None)
         context.on("weberror", lambda thrown: self._note(f"Uncaught: {thrown.error}"))

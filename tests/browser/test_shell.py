@@ -11,7 +11,7 @@ from tests.server import RunningServer
 def test_the_registry_of_errors_is_a_page(server: RunningServer, visits: Visits) -> None:
     """/errors shows every entry that its JSON has, and finds one by a word."""
     page = visits.open(server.url, "/errors")
-    with httpx2.Client(base_url=server.url) as client:
+    with httpx2.Client(base_url=server.url, timeout=20) as client:
         errors = client.get("/errors").json()["errors"]
     rows = page.locator("#errors tr")
     expect(rows).to_have_count(len(errors))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
+from app.core.setting_commands import telemetry_of_file
 from app.core.settings import DEVELOPMENT_SECRET, Environment, Settings, explain, sqlite_file
 from tests.conftest import SECRET
 
@@ -17,6 +18,21 @@ EXAMPLE = Path(__file__).parents[2] / ".env.example"
 HEAD = """\
 # Every setting, with what it is if it is not set. Copy this file to .env and change what has to
 # be different; environment variables of the same names go before it.
+"""
+FOOT = """\
+# Traces, by the standard variables of OpenTelemetry (docs/traces.md). Where spans are sent to, over
+# OTLP/HTTP; empty: there are none.
+OTEL_EXPORTER_OTLP_ENDPOINT=
+
+# Headers that are sent along, as authorization=Bearer%20secret.
+OTEL_EXPORTER_OTLP_HEADERS=
+
+# What this service is called there.
+OTEL_SERVICE_NAME=duplex
+
+# Which traces are kept, and of how many OTEL_TRACES_SAMPLER_ARG says: traceidratio and 0.1 are a
+# tenth. With parentbased_ before it clients decide about theirs.
+OTEL_TRACES_SAMPLER=parentbased_always_on
 """
 
 
@@ -28,7 +44,7 @@ def example() -> str:
             field.description or "", 100, initial_indent="# ", subsequent_indent="# "
         )
         paragraphs.append(f"{comment}\n{name.upper()}={as_written(field.default)}\n")
-    return "\n".join(paragraphs)
+    return "\n".join([*paragraphs, FOOT])
 
 
 def as_written(value: Any) -> str:
@@ -91,6 +107,16 @@ def test_the_environment_goes_before_the_file(
         "file",
         "duplex",
     )
+
+
+def test_variables_of_telemetry_may_be_in_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OTEL_* of .env is for OpenTelemetry, which reads the environment; that wins, as always."""
+    (tmp_path / ".env").write_text("OTEL_A=file\nOTEL_B=file\nOTEL_C=\nOTHER=1\nPORT=1\n")
+    monkeypatch.setitem(Settings.model_config, "env_file", tmp_path / ".env")
+    monkeypatch.setenv("OTEL_A", "set")
+    assert telemetry_of_file() == {"OTEL_B": "file"}
 
 
 def test_a_secret_may_be_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +206,7 @@ def test_a_wrong_address_of_redis_is_refused(url: str) -> None:
 
 def test_production_refuses_the_development_secret() -> None:
     """In production SECRET_KEY has to be set, and what is said says how."""
-    said = refusal(environment="production")
+    said = refusal(environment="production", smtp_url="smtps://h")
     assert said == "SECRET_KEY must be set in production: openssl rand -hex 32"
     smtp_url = SecretStr("smtp://127.0.0.1")
     Settings(environment=Environment.PRODUCTION, secret_key=SecretStr(SECRET), smtp_url=smtp_url)
@@ -332,7 +358,7 @@ def test_mail_is_from_one_address(sender: str) -> None:
         assert Settings(mail_from=right).mail_from == right
 
 
-@pytest.mark.parametrize("origin", ["http://a.example", "*", "null", "a.example"])
+@pytest.mark.parametrize("origin", ["http://a.example", "*", "null", "a.example", "https://*"])
 def test_production_refuses_origins_without_tls(origin: str) -> None:
     """In production ALLOWED_ORIGINS are https."""
     values: dict[str, Any] = {"secret_key": SECRET, "allowed_origins": origin}
@@ -367,6 +393,34 @@ def test_a_wrong_setting_is_explained(values: dict[str, Any], line: str) -> None
 def test_all_that_is_wrong_is_said_at_once() -> None:
     """Two wrong settings are two lines."""
     assert refusal(port="x", log_format="y").count(": ") == 2
+
+
+def test_what_is_wrong_together_is_said_with_what_is_wrong_by_itself() -> None:
+    """A rule that looks at a wrong setting is left out: nobody knows what was meant."""
+    said = refusal(port="x", environment="production", allowed_origins="*", drain_seconds=6)
+    assert [line.split()[0].strip(":") for line in said.split("; ")] == [
+        *("PORT", "DRAIN_SECONDS", "SECRET_KEY", "ALLOWED_ORIGINS", "SMTP_URL")
+    ]
+    assert "DRAIN" not in refusal(port="x", shutdown_seconds="soon", drain_seconds=6)
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"redis_url": "redis://h"}, "DATABASE_URL must begin with postgresql:// in production"),
+        ({"jobs_in_process": False}, "DATABASE_URL must begin with postgresql:// in production"),
+        ({"allowed_hosts": "a.example,*"}, "ALLOWED_HOSTS must name the hosts in production"),
+    ],
+    ids=["redis", "worker", "hosts"],
+)
+def test_production_refuses_what_is_for_one_machine(values: dict[str, Any], line: str) -> None:
+    """SQLite for several processes, and any host; elsewhere both are taken."""
+    production: dict[str, Any] = {"environment": "production", "secret_key": SECRET}
+    production["smtp_url"] = "smtps://h"
+    assert refusal(**production, **values).startswith(line)
+    Settings(**values)
+    if "allowed_hosts" not in values:
+        Settings(**production, **values, database_url=SecretStr("postgresql://h/n"))
 
 
 def test_printing_settings_prints_no_secret() -> None:

@@ -7,6 +7,7 @@ import socket
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from websockets.asyncio.client import connect
@@ -59,14 +60,64 @@ def test_a_host_that_is_not_ours_is_named(host: str, database: Path) -> None:
     assert said.endswith("): correct HOST or PORT.")
 
 
-def test_a_setting_that_is_wrong_is_named() -> None:
-    """Each is named without its value, and where to read about it."""
-    said = refused("serve", PORT="eighty", SECRET_KEY="hunter2", ALLOWED_HOSTS="*a")
-    assert "PORT: Input should be a valid integer" in said
-    assert "SECRET_KEY: " in said
-    assert "(see .env.example)" in said
-    assert "hunter2" not in said
-    assert "eighty" not in said
+WRONG: dict[str, Any] = {"PORT": "eighty", "SECRET_KEY": "hunter2", "ALLOWED_HOSTS": "*a"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("serve",),
+        ("serve", "--workers", "2"),
+        ("worker",),
+        ("db", "upgrade"),
+        ("settings", "check"),
+    ],
+    ids=" ".join,
+)
+def test_all_settings_that_are_wrong_are_named(arguments: tuple[str, ...]) -> None:
+    """A line for each, whatever is started: its name, what it should be and never its value."""
+    done = command(*arguments, **WRONG)
+    assert (done.returncode, done.stdout) == (1, "")
+    heading, *lines = done.stderr.splitlines()
+    assert heading == "duplex: 3 settings are wrong (.env.example describes each):"
+    assert [line.split(":")[0].strip() for line in lines] == list(WRONG)
+    assert "hunter2" not in done.stderr
+    assert "eighty" not in done.stderr
+
+
+def test_settings_are_listed_without_secrets(tmp_path: Path) -> None:
+    """What is in force, that of `.env` too; what nothing reads there is pointed out."""
+    (tmp_path / ".env").write_text("COLOUR=red\nTOKEN_ISSUER=ours\nOTEL_SERVICE_NAME=x\n")
+    for name in ("app", "alembic"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    secrets: dict[str, Any] = {
+        "SECRET_KEY": "hunter1" * 5,
+        "DATABASE_URL": "postgresql://ann:hunter2@db.example/duplex?password=hunter3",
+        "DATABASE_PASSWORD": "hunter4",
+        "REDIS_URL": "redis://:hunter5@redis.example",
+        "SMTP_URL": "smtps://ann:hunter6@mail.example",
+        "SIGN_IN_PROVIDERS": '{"ours": {"issuer": "https://op.example", "client_id": "us", '
+        '"client_secret": "hunter7", "label": "Ours"}}',
+    }
+    done = command("settings", "check", root=tmp_path, **secrets)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "hunter" not in done.stdout
+    given, default = done.stdout.split("By default:")
+    assert given.startswith("The settings are right.")
+    assert "DATABASE_URL=postgresql+psycopg://ann:***@db.example/duplex\n" in given
+    assert "TOKEN_ISSUER=ours" in given
+    assert "PORT=8000" in default
+    assert default.endswith("\nIn .env, and no setting: COLOUR\n")
+
+
+def test_a_worker_on_sqlite_is_refused_in_production() -> None:
+    """The remedy is named; where it does not matter a worker may run beside."""
+    production: dict[str, Any] = {"ENVIRONMENT": "production", "SECRET_KEY": "x" * 32}
+    production["SMTP_URL"] = "smtps://h"
+    said = refused("worker", DATABASE_URL="sqlite:////nowhere/x.db", **production)
+    assert said == (
+        "SQLite is for one process in production: set DATABASE_URL to a postgresql:// address."
+    )
 
 
 def test_a_database_that_is_away_is_named() -> None:
@@ -158,7 +209,7 @@ def test_a_database_is_not_served_twice_without_redis(database: Path) -> None:
             "Another process serves this database, and the two would not hear each other: stop "
             "it, or set REDIS_URL for both."
         )
-        assert process.get("/health/ready").json() == {"status": "ok"}
+        assert process.get("/health/ready").json()["status"] == "ok"
 
 
 def test_processes_with_redis_serve_a_database_together(

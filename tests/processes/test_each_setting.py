@@ -15,6 +15,7 @@ from queue import Queue
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import httpx2
 import pytest
 from fastapi import APIRouter
 from pydantic import SecretStr
@@ -37,7 +38,8 @@ from tests.core.setting_probe import TO, router
 from tests.core.upstream import Play, Upstream, response
 from tests.process import running
 from tests.processes.checks import CHECKS, Serve, database_of, sets
-from tests.redis import OwnRedis
+from tests.processes.test_watchdog import HOLDING, hold
+from tests.redis import OwnRedis, free_port
 from tests.server import DEADLINE, RunningServer, Socket
 from tests.smtp import mail_server
 
@@ -412,7 +414,7 @@ async def _(serve: Serve) -> None:
         for prefix in ("ours", "theirs"):
             server = serve(redis_url=SecretStr(redis.url), redis_prefix=prefix)
             async with asyncio.timeout(5):
-                while "ok" not in (await get(server, "/health/ready")).text:
+                while (await get(server, "/health/ready")).json()["status"] != "ok":
                     pass
         with redis.client() as client:
             channels = client.execute_command("PUBSUB", "SHARDCHANNELS")
@@ -676,6 +678,14 @@ async def _(serve: Serve) -> None:
         assert (await _told_of(server, tokens[status])).status_code == status
 
 
+@sets("watchdog_seconds")
+async def _(serve: Serve) -> None:
+    for seconds, told in (("1", True), ("0", False)):
+        with running(program=HOLDING, WATCHDOG_SECONDS=seconds) as process:
+            await asyncio.to_thread(hold, process, 4)
+        assert ("event loop held" in process.output) is told
+
+
 @sets("log_level")
 async def _(serve: Serve) -> None:
     assert "/health/live" in _written("info", "json")[1]
@@ -686,6 +696,32 @@ async def _(serve: Serve) -> None:
 async def _(serve: Serve) -> None:
     assert '"path": "/health/live"' in _written("info", "json")[1]
     assert '"path": "/health/live"' not in _written("info", "console")[1]
+
+
+@sets("metrics_host")
+async def _(serve: Serve) -> None:
+    assert _has_metrics(METRICS_HOST="127.0.0.2") == {"127.0.0.1": False, "127.0.0.2": True}
+
+
+@sets("metrics_port")
+async def _(serve: Serve) -> None:
+    assert _has_metrics() == {"127.0.0.1": True, "127.0.0.2": False}
+    assert _has_metrics(METRICS_PORT="0") == {"127.0.0.1": False, "127.0.0.2": False}
+
+
+def _has_metrics(**variables: str) -> dict[str, bool]:
+    """At which of two addresses a process tells its metrics, unless told another port."""
+    port = free_port()
+
+    def answers(host: str) -> bool:
+        try:
+            answered = httpx2.get(f"http://{host}:{port}/metrics")
+        except httpx2.ConnectError:
+            return False
+        return "duplex_connections" in answered.text
+
+    with running(**({"METRICS_PORT": str(port)} | variables)):
+        return {host: answers(host) for host in ("127.0.0.1", "127.0.0.2")}
 
 
 @cache

@@ -18,6 +18,8 @@ from sqlalchemy.pool import NullPool
 from app import features, migrations
 from app.core.db import Base
 from app.core.settings import Settings
+from tests.conftest import settings_for
+from tests.databases import Databases
 from tests.process import ROOT, command
 
 MODELS = '''
@@ -132,6 +134,23 @@ async def test_an_upgrade_that_fails_leaves_nothing(settings: Settings, engine: 
     await on(settings, lambda connection: connection.execute(text("DROP TABLE tickets")))
     await migrations.upgrade(settings)
     assert await migrations.differences(settings) is None
+
+
+async def test_a_migration_does_not_hold_up_everybody(
+    settings: Settings, postgresql: Databases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a table is in use it gives up soon: whoever came after it would wait as well."""
+    monkeypatch.setattr(migrations, "LOCK_SECONDS", 1)
+    with postgresql.one() as url:
+        here = settings_for(url)
+        holder = create_async_engine(here.database, poolclass=NullPool)
+        async with holder.begin() as connection:
+            await connection.execute(text("LOCK TABLE alembic_version IN ACCESS EXCLUSIVE MODE"))
+            async with asyncio.timeout(30):
+                with pytest.raises(migrations.SchemaError, match="in use for too long"):
+                    await migrations.upgrade(here)
+        await holder.dispose()
+        assert await migrations.upgrade(here) == []
 
 
 def test_a_database_newer_than_the_code_is_refused(settings: Settings) -> None:

@@ -3,10 +3,12 @@
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import httpx2
 import pytest
@@ -51,6 +53,21 @@ def test_without_redis_there_are_no_workers() -> None:
     )
 
 
+def test_what_one_process_cannot_start_with_workers_cannot_either(tmp_path: str) -> None:
+    """A taken port, no database, no migrations: a line that says so, and no worker is started."""
+    file = f"sqlite:///{tmp_path}/x.db"
+    given = {"REDIS_URL": "redis://127.0.0.1:1", "PORT": "0", "DATABASE_URL": file}
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        away = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}
+        for wrong, said in (
+            ({"PORT": str(taken.getsockname()[1])}, "is in use"),
+            (away, "cannot be reached"),
+            ({}, "The database is not up to date"),
+        ):
+            given_now: dict[str, Any] = given | wrong
+            assert said in refused("serve", "--workers", "2", **given_now)
+
+
 def test_a_signal_to_the_parent_ends_all_in_good_order(workers: Process) -> None:
     """The address is printed once; each socket is told and closed with 1012; the exit code is 0."""
     assert answering(workers) in children(workers)
@@ -64,11 +81,11 @@ def test_a_signal_to_the_parent_ends_all_in_good_order(workers: Process) -> None
 async def _told_of_the_end(workers: Process) -> None:
     opened = [await _opened(workers) for _ in range(8)]
     workers.ask_to_end(signal.SIGTERM)
-    for socket in opened:
-        assert '"code":"restarting"' in str(await socket.recv())
+    for connected in opened:
+        assert '"code":"restarting"' in str(await connected.recv())
         with pytest.raises(ConnectionClosed):
-            await socket.recv()
-        assert socket.close_code == 1012
+            await connected.recv()
+        assert connected.close_code == 1012
 
 
 async def _opened(workers: Process) -> ClientConnection:

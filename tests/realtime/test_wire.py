@@ -18,6 +18,7 @@ from app.core.errors import raises
 from app.realtime import wire
 from app.realtime.errors import SlowConsumer
 from app.realtime.wire import NEEDED, WireProtocol, websocket_protocol
+from tests.counting import Added
 from tests.realtime.probe import Probe, Signal, settle, welcomed
 from tests.server import DEADLINE, RunningServer
 from tests.wire.raw import PING, TEXT, frame, handshake
@@ -185,10 +186,12 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("quick")
 async def test_who_sends_to_a_reader_that_stops_hears_of_its_end(server: RunningServer) -> None:
     """`send` does not wait for ever: it raises as for any client that has gone."""
+    evicted = Added("duplex_evictions_total", reason="unread")
     with silent(server, "/wire/floods"):
         await told.ended.wait()
     assert type(told.error).__name__ == "WebSocketDisconnect"
     await cut_off(server)
+    assert evicted() == 1
 
 
 @pytest.mark.usefixtures("quick")

@@ -1,6 +1,8 @@
 """What the framework alone would lose, a client now gets: a registered code, in every case."""
 
+import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
@@ -18,8 +20,8 @@ from app.core.errors import (
     raises,
     registry,
 )
-from tests.realtime.probe import denial
-from tests.server import RunningServer, Socket
+from tests.realtime.probe import denial, settle
+from tests.server import DEADLINE, RunningServer, Socket
 
 router = APIRouter(prefix="/platform")
 
@@ -101,6 +103,15 @@ async def reads(websocket: WebSocket) -> None:
     await websocket.accept()
     while True:
         await websocket.receive_text()
+
+
+@router.websocket("/slow")
+async def slow(websocket: WebSocket) -> None:
+    """Accept when the client may be gone already."""
+    state = websocket.app.state
+    state.begun.set()
+    await asyncio.to_thread(state.goes_on.wait, DEADLINE)
+    await websocket.accept()
 
 
 @router.websocket("/bearer")
@@ -223,6 +234,25 @@ async def test_a_disconnect_is_no_error(
     async with connected(server, "/reads") as socket:
         await socket.connection.close(4000)
         assert socket.connection.close_code == 4000
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+async def test_a_disconnect_in_the_handshake_is_no_error(
+    server: RunningServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor is a client that goes before it is answered; and it is forgotten."""
+    state = server.app.state
+    state.begun, state.goes_on = threading.Event(), threading.Event()
+    client = asyncio.create_task(denial(server, "/platform/slow"))
+    assert await asyncio.to_thread(state.begun.wait, DEADLINE)
+    client.cancel()
+    await settle(server.has_no_client)
+    state.goes_on.set()
+
+    async def nothing_is_open() -> bool:
+        return len(state.connections) == 0
+
+    await settle(nothing_is_open)
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 

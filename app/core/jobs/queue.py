@@ -19,6 +19,7 @@ from sqlalchemy import (
     bindparam,
     delete,
     exists,
+    func,
     select,
     text,
     update,
@@ -29,10 +30,13 @@ from starlette.requests import HTTPConnection
 from app.core.db import Base, BigId, SqlDatabase, UnitOfWork, upsert
 from app.core.errors import AppError
 from app.core.jobs.routes import Job, JobRoute, JobRoutes
+from app.core.metrics import count_job
 from app.core.observability import log
 from app.core.schemas import UNSTORABLE
+from app.core.tracing import current_traceparent
 
 MAX_REASON = 500
+MAX_COUNTED = 10_000
 WORKER_LOST = "WorkerLost: the last try neither succeeded nor failed."
 
 
@@ -62,6 +66,7 @@ class JobRow(Base):
     parked_at: Mapped[datetime | None]  # given up
     error: Mapped[str | None] = mapped_column(Text)  # of the last try
     created_at: Mapped[datetime]
+    trace: Mapped[str | None] = mapped_column(String(64))  # of whoever wanted it: a `traceparent`
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,7 @@ class Claim:
     payload: str
     attempt: int
     lease_ends: datetime
+    trace: str | None
 
     @property
     def row(self) -> dict[str, Any]:
@@ -97,7 +103,7 @@ IS_HELD = and_(
 )
 ANY_DUE = select(exists().where(IS_DUE))
 DUE = (
-    select(JOB.id, JOB.name, JOB.payload, JOB.attempts)
+    select(JOB.id, JOB.name, JOB.payload, JOB.attempts, JOB.trace)
     .where(IS_DUE)
     .order_by(JOB.run_at, JOB.id)
     .limit(bindparam("limit"))
@@ -162,7 +168,9 @@ class JobQueue:
             raise TypeError(f"{type(job).__name__} has no handler: include the routes with it")
         now = self._clock()
         run_at = at or now
-        uow.add(JobRow(name=job.name, payload=job.model_dump_json(), run_at=run_at, created_at=now))
+        row = JobRow(name=job.name, payload=job.model_dump_json(), run_at=run_at, created_at=now)
+        row.trace = current_traceparent()
+        uow.add(row)
         if run_at <= now:
             uow.after_commit(self._tell)
 
@@ -211,16 +219,17 @@ class JobQueue:
         async with self._db.unit_of_work() as uow:
             connection = await uow.connection()
             rows = (await connection.execute(DUE, due | {"limit": limit})).all()
-            for id_, name, payload, attempts in rows:
+            for id_, name, payload, attempts, trace in rows:
                 route = routes[name]
                 if attempts < route.tries or route.every:
-                    claim = Claim(id_, route, payload, attempts + 1, now + route.lease)
+                    claim = Claim(id_, route, payload, attempts + 1, now + route.lease, trace)
                     claims.append(claim.row)
                     uow.after_commit(partial(start, claim))
                 else:
                     lost.append({"job": id_, "now": now, "reason": WORKER_LOST})
                     line = {"job": name, "job_id": id_, "reason": WORKER_LOST}
                     uow.after_commit(partial(log.error, "job parked", **line))
+                    uow.after_commit(partial(count_job, name, "parked"))
             if claims:
                 await connection.execute(LEASE, claims)
             if lost:
@@ -274,6 +283,19 @@ class JobQueue:
         order = (JobRow.parked_at.is_(None), JobRow.run_at, JobRow.id)
         async with self._db.reading() as session:
             return (await session.scalars(select(JobRow).order_by(*order).limit(limit))).all()
+
+    async def backlog(self) -> tuple[int, int]:
+        """How many jobs are due and wait, and how many are parked; of each MAX_COUNTED at most."""
+        waits = and_(JOB.parked_at.is_(None), JOB.run_at <= self._clock())
+        counted = (
+            select(func.count()).select_from(
+                select(JOB.id).where(which).limit(MAX_COUNTED).subquery()
+            )
+            for which in (waits, JOB.parked_at.is_not(None))
+        )
+        async with self._db.reading() as session:
+            ready, parked = [await session.scalar(each) or 0 for each in counted]
+        return ready, parked
 
     async def retry(self, job_id: int) -> bool:
         """Make a job due now, with all its tries before it. Returns whether there is one."""

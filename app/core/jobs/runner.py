@@ -12,7 +12,9 @@ from app.core.db import SqlDatabase
 from app.core.errors import InternalError, to_app_error
 from app.core.jobs.queue import Claim, JobQueue, LeaseLost, reason
 from app.core.jobs.routes import JobRun
+from app.core.metrics import count_job
 from app.core.observability import log, report
+from app.core.tracing import Tracing
 
 POLL_SECONDS = 1.0
 CANCEL_SECONDS = 0.5
@@ -32,6 +34,7 @@ class JobRunner:
         at_once: how many run at the same time.
         shutdown_seconds: how long the process may take to end, from when it is told to.
         ending: whether it has been told: then no job is claimed any more.
+        tracing: where each try has a span.
     """
 
     name = "jobs"
@@ -45,6 +48,7 @@ class JobRunner:
         at_once: int,
         shutdown_seconds: float,
         ending: Callable[[], bool] = lambda: False,
+        tracing: Tracing | None = None,
     ) -> None:
         self._queue = queue
         self._db = db
@@ -52,6 +56,7 @@ class JobRunner:
         self._at_once = at_once
         self._shutdown_seconds = shutdown_seconds
         self._ending = ending
+        self._tracing = tracing or Tracing({})
         self._told_at: float | None = None
         self._running: dict[asyncio.Task[None], Claim] = {}
         self._knows_recurring = False
@@ -89,13 +94,17 @@ class JobRunner:
     async def _work(self, claim: Claim) -> None:
         started = time.perf_counter()
         with bound_contextvars(job=claim.route.name, job_id=claim.id, attempt=claim.attempt):
+            outcome = "done"
             try:
-                await self._try(claim)
+                with self._tracing.job(claim.route.name, claim.id, claim.attempt, claim.trace):
+                    await self._try(claim)
                 log.info("job", ms=round((time.perf_counter() - started) * 1000, 1))
             except LeaseLost:
+                outcome = "lost"
                 log.warning("lease lost")
             except Exception as exc:
-                await self._failed(claim, exc)
+                outcome = await self._failed(claim, exc)
+            count_job(claim.route.name, outcome, time.perf_counter() - started)
 
     async def _try(self, claim: Claim) -> None:
         route = claim.route
@@ -113,21 +122,23 @@ class JobRunner:
                 raise
             await self._queue.finish(uow, claim)
 
-    async def _failed(self, claim: Claim, exc: Exception) -> None:
+    async def _failed(self, claim: Claim, exc: Exception) -> str:
+        """Note a try that failed; returns what it is counted as."""
         try:
             again = await self._queue.fail(claim, exc)
         except LeaseLost:
             log.warning("lease lost")
-            return
+            return "lost"
         except Exception as away:
             report(away)  # the job comes back when its lease is over
-            return
+            return "failed"
         unexpected = exc if isinstance(to_app_error(exc), InternalError) else None
         if again:
             line = {"reason": reason(exc), "retry_at": again.isoformat()}
             log.warning("job failed", **line, exc_info=unexpected)
         else:
             log.error("job parked", reason=reason(exc), exc_info=unexpected)
+        return "failed" if again else "parked"
 
     async def _end(self) -> None:
         try:
@@ -152,5 +163,6 @@ class JobRunner:
             await self._queue.release(claims)
             for claim in claims:
                 log.info("job given back", job=claim.route.name, job_id=claim.id)
+                count_job(claim.route.name, "given_back")
         except Exception as away:
             report(away)  # they come back when their leases are over

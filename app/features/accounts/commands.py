@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, Never, TypeVar
 
 import typer
@@ -88,8 +88,19 @@ def enable(email: Email) -> None:
 
 
 @commands.command("sign-out")
-def sign_out(email: Email) -> None:
+def sign_out(
+    email: Annotated[str, typer.Argument(help="Whose account.")] = "",
+    everyone: Annotated[
+        bool, typer.Option("--everyone", help="Of all accounts, as after a restore.")
+    ] = False,
+) -> None:
     """End all of somebody's sessions, with their access tokens and sockets."""
+    if everyone == bool(email):
+        _stop("Name an e-mail address, or say --everyone.")
+    if everyone:
+        number = _administer(_sign_out_everyone)
+        typer.echo(f"{number} accounts are signed out everywhere.")
+        return
     _change(email, lambda service, user_id: service.sign_out(None, user_id))
     typer.echo(f"{email} is signed out everywhere.")
 
@@ -133,10 +144,26 @@ async def _create(service: AdministrationService, new: NewAccount, *, admin: boo
 
 
 async def _list(service: AdministrationService, query: AccountQuery) -> None:
+    async for account in _found(service, query):
+        typer.echo(_line(account))
+
+
+async def _sign_out_everyone(service: AdministrationService) -> int:
+    number = 0
+    async for account in _found(service, AccountQuery(limit=LISTED_AT_ONCE)):
+        if account.sessions:
+            await service.sign_out(None, account.id)
+            number += 1
+    return number
+
+
+async def _found(
+    service: AdministrationService, query: AccountQuery
+) -> AsyncIterator[AdministeredAccount]:
     while True:
         page = await service.accounts(query)
         for account in page.items:
-            typer.echo(_line(account))
+            yield account
         if page.next is None:
             return
         query = query.model_copy(update={"after": page.next})

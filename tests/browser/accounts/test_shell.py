@@ -174,7 +174,7 @@ def test_an_expired_token_is_shown_to_the_person(serve: Serve, visits: Visits) -
     stored["expiresAt"] += 3_600_000
     page.goto(f"{server.url}/errors")
     page.evaluate("text => sessionStorage.setItem('session', text)", json.dumps(stored))
-    with httpx2.Client(base_url=f"{server.url}/api/v1") as client:
+    with httpx2.Client(base_url=f"{server.url}/api/v1", timeout=20) as client:
         client.post("/auth/logout", json={"refresh_token": stored["refresh"]})
         bearer = {"Authorization": f"Bearer {stored['access']}"}
         me = partial(client.get, "/accounts/me", headers=bearer)

@@ -16,7 +16,8 @@ from sqlalchemy import select
 from app.core.db import SqlDatabase
 from app.core.jobs import JobRow
 from app.core.settings import Settings
-from app.features.accounts.models import SecondFactor, User
+from app.features.accounts.commands import LISTED_AT_ONCE
+from app.features.accounts.models import SecondFactor, Session, User
 from app.features.accounts.passwords import Passwords
 from app.features.accounts.users import by_email
 from tests.features.accounts.administering import account, entries
@@ -214,3 +215,23 @@ async def test_who_has_no_account_is_named(operate: Operate, command: str) -> No
         code, said, complained = await run(operate, command, address)
         assert (code, said) == (1, "")
         assert complained == f"duplex: There is no account of {address}: sign up first.\n"
+
+
+async def test_everyone_is_signed_out(operate: Operate, database: SqlDatabase) -> None:
+    """Sessions of every account end, on whatever page of the list it is; disabled ones too."""
+    now, end = datetime.now(UTC), datetime.now(UTC) + timedelta(days=1)
+    users = [await account(database) for _ in range(LISTED_AT_ONCE + 2)]
+    signed_in = (users[0], users[0], users[-1])
+    async with database.unit_of_work() as uow:
+        for number, user in enumerate(signed_in):
+            uow.add(Session(id=str(number), user_id=user.id, created_at=now, expires_at=end))
+    done = await run(operate, "sign-out", "--everyone")
+    assert done == (0, "2 accounts are signed out everywhere.\n", "")
+    async with database.reading() as session:
+        assert None not in (await session.scalars(select(Session.ended_at))).all()
+    for wrong in ([], ["bob@example.com", "--everyone"]):
+        code, _, complained = await run(operate, "sign-out", *wrong)
+        assert (code, complained) == (
+            1,
+            "duplex: Name an e-mail address, or say --everyone.\n",
+        )

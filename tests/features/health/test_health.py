@@ -9,12 +9,18 @@ from pathlib import Path
 import httpx2
 import psycopg
 import pytest
+from sqlalchemy import text
 
 from app.core import provider_keys
 from app.core.settings import Settings
+from app.features.health import service
+from app.main import create_app
 from tests.core.issuer import AUDIENCE, Issuer
 from tests.redis import OwnRedis
 from tests.server import DEADLINE, RunningServer
+
+NAMES = ("accepting", "database", "migrations", "backplane", "provider")
+WELL = dict.fromkeys(NAMES, "ok")
 
 
 async def ask(client: httpx2.AsyncClient, what: str) -> httpx2.Response:
@@ -35,9 +41,9 @@ def refuses(ready: httpx2.Response) -> bool:
 async def test_a_service_with_its_database_lives_and_is_ready(server: RunningServer) -> None:
     """Both checks answer so, to anybody, and nothing keeps the answer."""
     async with server.client() as client:
-        for what in ("live", "ready"):
+        for what, more in (("live", {}), ("ready", {"checks": WELL, "detail": ""})):
             answer = await ask(client, what)
-            assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+            assert (answer.status_code, answer.json()) == (200, {"status": "ok", **more})
             assert answer.headers["Cache-Control"] == "no-store"
 
 
@@ -51,7 +57,8 @@ async def test_without_its_database_a_service_lives_and_is_not_ready(
             assert (await ask(client, "live")).status_code == 200
             ready = await ask(client, "ready")
     assert refuses(ready)
-    assert "missing" not in ready.text
+    assert ready.json()["checks"] == WELL | {"database": "failed", "migrations": "failed"}
+    assert "missing" not in ready.text.replace("migrations_missing", "")
 
 
 @pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
@@ -63,6 +70,7 @@ async def test_readiness_goes_and_comes_with_postgresql(
     beside = settings.database.set(drivername=engine, database="postgres")
     async with server.client() as client:
         assert (await ask(client, "ready")).status_code == 200
+        server.app.state.readiness.forget()
         with psycopg.connect(beside.render_as_string(False), autocommit=True) as admin:
             admin.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name]
@@ -73,6 +81,7 @@ async def test_readiness_goes_and_comes_with_postgresql(
                 assert (await ask(client, "live")).status_code == 200
             finally:
                 admin.execute(f'ALTER DATABASE "{name}_away" RENAME TO "{name}"')
+                server.app.state.readiness.forget()
         assert (await ask(client, "ready")).status_code == 200
 
 
@@ -85,6 +94,57 @@ async def test_a_database_that_says_nothing_is_not_waited_for(server: RunningSer
                 began = time.monotonic()
                 assert refuses(await ask(client, "ready"))
                 assert time.monotonic() - began < 4
+
+
+async def _database_has(server: RunningServer, statement: str) -> None:
+    """Change which migrations the database says it has."""
+    database = create_app(server.settings).state.database
+    async with database.unit_of_work() as uow:
+        await uow.execute(text(statement))
+    await database.dispose()
+    server.app.state.readiness.forget()
+
+
+@pytest.mark.usefixtures("engine")
+async def test_a_newer_database_is_no_reason_and_an_older_one_is(server: RunningServer) -> None:
+    """In a rolling upgrade the database goes first; without a migration nothing can be promised."""
+    core = "UPDATE alembic_version SET version_num = '{}' WHERE version_num LIKE 'core_%'"
+    async with server.client() as client:
+        await _database_has(server, core.format("core_9999"))
+        assert (await ask(client, "ready")).json()["checks"] == WELL
+        await _database_has(server, core.format("core_0001"))
+        ready = await ask(client, "ready")
+        assert (ready.status_code, ready.json()["code"]) == (503, "health.migrations_missing")
+        assert ready.json()["checks"] == WELL | {"migrations": "failed"}
+        assert "core" not in ready.text
+
+
+async def test_however_many_ask_it_is_checked_once(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Concurrent asks share one check, and those of the next second its answer."""
+    asked = 0
+    database = server.app.state.database
+    ping = database.ping
+
+    async def counted() -> None:
+        nonlocal asked
+        asked += 1
+        await asyncio.sleep(0.05)
+        await ping()
+
+    monkeypatch.setattr(database, "ping", counted)
+    monkeypatch.setattr(service, "KEPT_SECONDS", 60)
+    server.app.state.readiness.forget()
+    async with server.client() as client:
+        answers = await asyncio.gather(*(ask(client, "ready") for _ in range(30)))
+        assert {each.status_code for each in answers} == {200}
+        assert asked == 1
+        monkeypatch.setattr(service, "KEPT_SECONDS", 0)
+        server.app.state.readiness.forget()
+        for _ in range(3):
+            await ask(client, "ready")
+    assert asked == 4
 
 
 async def test_without_redis_a_service_is_degraded_and_ready(
@@ -102,6 +162,7 @@ async def test_without_redis_a_service_is_degraded_and_ready(
         assert ready.status_code == 200
         assert ready.json() == {
             "status": "degraded",
+            "checks": WELL | {"backplane": "degraded"},
             "detail": "Redis does not answer: events of other processes come late.",
         }
         own_redis.resume()

@@ -66,10 +66,10 @@ async def by_cookie(connection: HTTPConnection, token: str | None) -> Principal 
         check_page(connection)
     row = await _look_up(state.database, secret)
     if row is None or row.ended_at or row.disabled_at:
-        raise invalid_token()
+        raise invalid_token("cookie")
     expires_at = min(row.expires_at, state.lifetimes.end(row.created_at, now))
     if expires_at <= now:
-        raise invalid_token()
+        raise invalid_token("cookie")
     if isinstance(connection, WebSocket):
         await _check_socket(connection, secret)
     elif changes:

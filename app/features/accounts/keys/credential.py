@@ -37,7 +37,7 @@ async def by_key(connection: HTTPConnection, token: str | None) -> Principal | N
     state = connection.app.state
     row = await _look_up(state.database, token) if is_well_formed(token) else None
     if row is None or row.revoked_at or row.disabled_at or row.expires_at <= now:
-        raise invalid_token()
+        raise invalid_token("key")
     state.uses.key(row.id)
     scopes = frozenset(row.scopes)
     return Principal(

@@ -30,6 +30,7 @@ from app.features.accounts.errors import (
     SecondFactorRequired,
     WrongCode,
 )
+from app.features.accounts.failures import log_in_failed
 from app.features.accounts.locks import is_locked, proved
 from app.features.accounts.models import Identity, Session, User
 from app.features.accounts.notices import Notice, notify
@@ -92,7 +93,7 @@ class IdentitiesService:
                 return await self._proved(told)
         except (ProviderRefused, AddressNotVerified, LinkFirst) as refused:
             async with self.db.unit_of_work() as uow:
-                audit(uow, "log_in.failed", provider=name, why=refused.code)
+                log_in_failed(uow, provider=name, why=refused.code)
             raise
 
     async def _proved(self, told: Told) -> Proved:
@@ -118,7 +119,7 @@ class IdentitiesService:
             identity = await uow.get(Identity, proof.identity, with_for_update=True)
             if user is None or identity is None or is_locked(user) or _was_used(identity, proof):
                 subject = str(identity.user_id) if identity else None
-                audit(uow, "log_in.failed", subject=subject, why=refused.code)
+                log_in_failed(uow, subject=subject, why=refused.code)
             else:
                 methods = await self.sessions.proved_by(uow, user, PROVIDER, code)
                 if methods:

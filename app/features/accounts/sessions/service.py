@@ -25,6 +25,7 @@ from app.features.accounts.errors import (
     WrongCode,
     WrongCredentials,
 )
+from app.features.accounts.failures import log_in_failed
 from app.features.accounts.fingerprints import Fingerprints
 from app.features.accounts.lifetimes import Lifetimes
 from app.features.accounts.locks import count_failure, is_locked, proved
@@ -92,7 +93,7 @@ class SessionsService:
             return {method}
         if await self.second_factors.take(uow, factor, code):
             return {method, ONE_TIME_PASSWORD}
-        audit(uow, "log_in.failed", subject=str(user.id), code=True)
+        log_in_failed(uow, subject=str(user.id), code=True)
         await count_failure(uow, user.id)
         return set()
 
@@ -100,9 +101,9 @@ class SessionsService:
         """Count and record a log-in that failed, in as many statements for an unknown address."""
         async with self.db.unit_of_work() as uow:
             if user is None:
-                audit(uow, "log_in.failed", fingerprint=self.fingerprints.of(email))
+                log_in_failed(uow, fingerprint=self.fingerprints.of(email))
             else:
-                audit(uow, "log_in.failed", subject=str(user.id))
+                log_in_failed(uow, subject=str(user.id))
             await count_failure(uow, user.id if user else None)
 
     async def begin(
