@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 CAUGHT = "smtp://mail:1025"
-READY_SECONDS = 180
+READY_SECONDS = 300
 
 
 class DeployError(Exception):
