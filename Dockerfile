@@ -25,7 +25,7 @@ COPY app app
 RUN python -m compileall -q app alembic && install -d -o 10001 -g 10001 var
 USER 10001:10001
 EXPOSE 8000
-HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --retries=3 CMD ["python", "-c", "\
+HEALTHCHECK --interval=5s --timeout=10s --start-period=120s --retries=3 CMD ["python", "-c", "\
 import os, urllib.request; \
-urllib.request.urlopen(f'http://127.0.0.1:{os.environ[\"PORT\"]}/health/ready', timeout=2)"]
+urllib.request.urlopen(f'http://127.0.0.1:{os.environ[\"PORT\"]}/health/ready', timeout=8)"]
 CMD ["python", "-m", "app", "serve"]

@@ -215,7 +215,7 @@ class Load:
         async with self._client(self.tokens[0]) as client:
             while not self.over:
                 await self._ask(client, "GET", f"/rooms/{self.room}/posts?limit=2")
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.1)
 
     async def _make(self) -> None:
         """Make rooms: a POST that nobody may repeat, as it has no key."""

@@ -13,13 +13,13 @@ SERVICES = ("proxy", *OURS, "db", "redis", "mail", "secrets")
 FORBIDDEN = ("pip", "pytest", "mypy", "playwright")
 #: Capabilities that a container has: those that its program does not start without.
 ADDED = {"proxy": 1, "db": 5}
-#: Settings are documented in .env.example; this one is pydantic's, for the others' files.
-KNOWN = {
-    *(name.upper() for name in Settings.model_fields),
-    "SECRETS_DIR",
-    "METRICS_HOST",
-    "METRICS_PORT",
+PUBLISHED = {
+    "proxy": ("HTTP_PORT", "HTTPS_PORT"),
+    "mail": ("MAIL_PORT",),
+    "prometheus": ("PROMETHEUS_PORT",),
 }
+#: Settings are documented in .env.example; this one is pydantic's, for the others' files.
+KNOWN = {*(name.upper() for name in Settings.model_fields), "SECRETS_DIR"}
 SECRETS = {
     "app": ("secret_key", "database_password", "redis_url"),
     "db": ("database_password",),
@@ -75,8 +75,8 @@ def look_at(project: Project, service: str, container: Any, secrets: list[str]) 
         for ports in (host["PortBindings"] or {}).values()
         for port in ports
     }
-    names = {"proxy": ("HTTP_PORT", "HTTPS_PORT"), "mail": ("MAIL_PORT",)}.get(service, ())
-    address = "127.0.0.1" if service == "mail" else ""
+    names = PUBLISHED.get(service, ())
+    address = "" if service == "proxy" else "127.0.0.1"
     assert published == {(address, project.ports[name]) for name in names}, (service, published)
     if container["State"]["Running"] and service in OURS:
         look_at_process(service, int(container["State"]["Pid"]))

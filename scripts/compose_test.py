@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from compose_load import Load, headers_of
-from compose_look import look, nothing_tells
+from compose_look import look, look_at, nothing_tells
 from compose_project import Project
 from drills import PERSON, copy_tree, log_in, sign_up
 from websockets.exceptions import InvalidStatus
@@ -68,8 +68,14 @@ def run(project: Project) -> None:
     addresses(project)
     door(project)
     if room is not None:
-        step("restarted and hurt under load")
+        step("restarted and hurt under load, and watched")
+        project.compose("--profile", "observe", "up", "--detach", "--no-deps", "prometheus")
+        for container in project.containers("prometheus"):
+            look_at(project, "prometheus", project.inspect(container), secrets)
         asyncio.run(under_load(project, room, tokens))
+        address = f"http://127.0.0.1:{project.ports['PROMETHEUS_PORT']}"
+        project.run(sys.executable, "scripts/dashboard_check.py", address, "--interval", "2m")
+        project.compose("--profile", "observe", "stop", "prometheus")
     step("a replica that does not start replaces none")
     broken(project)
     step("down and up, with a name of its own: the data and the secrets are there")
@@ -203,7 +209,8 @@ async def under_load(project: Project, room: int, tokens: list[str]) -> None:
         await run("docker", "kill", "--signal", "KILL", replica)
         await asyncio.sleep(3)
         await run("docker", "start", replica)
-        await run("docker", "compose", "up", "--detach", "--wait", "--no-recreate", "app")
+        while project.inspect(replica)["State"]["Health"]["Status"] != "healthy":  # noqa: ASYNC110
+            await asyncio.sleep(0.5)
 
     async def lose_redis() -> None:
         await run("docker", "compose", "stop", "redis")

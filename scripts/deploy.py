@@ -7,9 +7,11 @@ standard library alone. Which project, which ports: as with `docker compose` its
 import json
 import subprocess
 import sys
+import time
 from typing import Any
 
 CAUGHT = "smtp://mail:1025"
+READY_SECONDS = 300
 
 
 class DeployError(Exception):
@@ -77,10 +79,26 @@ def start_one(count: int) -> None:
     """Have `count` replicas, of which the new ones are ready; raises DeployError."""
     before = set(replicas())
     scale = ["--scale", f"app={count}", "--no-deps", "--no-recreate", "app"]
-    if run("compose", "up", "--detach", "--wait", *scale).returncode:
-        for new in set(replicas()) - before:
+    must(["compose", "up", "--detach", *scale], "the others serve on")
+    for new in set(replicas()) - before:
+        if not gets_ready(new):
+            run("logs", "--tail", "20", new)
             told("rm", "--force", new)
-        raise DeployError("the new replica did not get ready: the others serve on, see above.")
+            raise DeployError("the new replica did not get ready: the others serve on, see above.")
+
+
+def gets_ready(replica: str) -> bool:
+    """Wait for a replica; False where it ends, is not well, or takes longer than READY_SECONDS."""
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline:
+        state = json.loads(told("inspect", replica))[0]
+        health = state["State"]["Health"]["Status"]
+        if health == "healthy":
+            return True
+        if health == "unhealthy" or state["RestartCount"] or not state["State"]["Running"]:
+            return False
+        time.sleep(0.5)
+    return False
 
 
 def replicas() -> list[str]:

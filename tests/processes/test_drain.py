@@ -320,7 +320,7 @@ def test_a_second_signal_ends_at_once() -> None:
     """A request that would take longer is cut, and the exit code tells of the signal."""
     with running(SHUTDOWN_SECONDS="30") as process:
         asyncio.run(told_twice(process))
-        assert process.ended() == 128 + signal.SIGTERM
+        assert process.ended() == 128 + signal.SIGTERM, process.output
         assert "Traceback" not in process.output
 
 
