@@ -1,4 +1,4 @@
-# Build: docker build -t duplex .   Run with PostgreSQL: docker compose up --build -d
+# Build: docker build -t duplex .   Run with all that it needs: docker compose up -d (docs/compose.md)
 FROM python:3.13-slim AS packages
 WORKDIR /srv
 COPY requirements/base.txt .
@@ -25,7 +25,7 @@ COPY app app
 RUN python -m compileall -q app alembic && install -d -o 10001 -g 10001 var
 USER 10001:10001
 EXPOSE 8000
-HEALTHCHECK --interval=5s --timeout=3s --start-period=20s --retries=3 CMD ["python", "-c", "\
+HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --retries=3 CMD ["python", "-c", "\
 import os, urllib.request; \
 urllib.request.urlopen(f'http://127.0.0.1:{os.environ[\"PORT\"]}/health/ready', timeout=2)"]
 CMD ["python", "-m", "app", "serve"]

@@ -8,10 +8,10 @@ VENV := .venv/bin/python
 COMPILE := $(VENV) -m uv pip compile --quiet pyproject.toml --universal --python-version 3.11 \
 	--generate-hashes --custom-compile-command 'make lock'
 
-.PHONY: help run test engines processes browser ledger mutations check licences sbom advisories format lock upgrade drill compose-drill figures bench dev
+.PHONY: help run test engines processes browser ledger mutations check licences sbom advisories format lock upgrade drill up rolling-restart compose-test figures bench dev
 
 help:  ## Say what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run:  ## Install what is missing, migrate the database and serve (HOST, PORT)
 	@$(PYTHON) scripts/setup.py
@@ -72,8 +72,14 @@ upgrade: lock  ## Pin the newest versions that are two weeks old (COOLDOWN="0 da
 drill: dev  ## Remove every example, and then accounts/, from a copy and run everything in it
 	@PYTHONPATH=. $(VENV) scripts/removal_drill.py
 
-compose-drill: dev  ## Bring docker-compose.yml up from a copy of the tree, try it, take it down
-	@$(VENV) scripts/compose_drill.py
+up:  ## Bring docker-compose.yml up, wait until it is ready, say where it is
+	@$(PYTHON) scripts/deploy.py up
+
+rolling-restart:  ## Replace the replicas that `make up` started, one at a time, under load too
+	@$(PYTHON) scripts/deploy.py rolling-restart
+
+compose-test: dev  ## Bring docker-compose.yml up from a copy of the tree, use it, hurt it, look at it
+	@PYTHONPATH=. $(VENV) scripts/compose_test.py $(ARGS)
 
 figures: dev  ## Measure the figures of docs/figures.md on a clean clone
 	@$(VENV) scripts/figures.py --tests

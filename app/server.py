@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import faulthandler
+import select
 import signal
 import socket
 from collections.abc import Callable, Iterable
@@ -31,6 +32,9 @@ MAX_HEADER_LINE = 8_000
 OVERTIME_SECONDS = 5  # until a process that has not ended as it should is ended
 AT_ONCE_SECONDS = 5  # for the application to end in after a second signal
 ENDED_PER_SECOND = 500  # connections that are told of a restart: they come back as fast
+QUIET_ROUNDS = 5  # of the loop, which takes three until who is accepted counts as connected
+ACCEPTING_ROUNDS = 100  # of the loop, to take who has connected before the address is given up
+FIRST_REQUEST_SECONDS = 0.5  # for who has connected just before
 CLOSING_SECONDS = 1  # for the other side to answer a close frame
 
 
@@ -228,6 +232,8 @@ class DuplexServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no more sockets, end those there are, finish requests; cut what is left."""
         self._connections.draining = True
+        # From now on no proxy keeps a connection, on which it could still send as it is closed.
+        self.server_state.default_headers.append((b"connection", b"close"))
         log.info("ending", connections=len(self._connections))
         ending = asyncio.create_task(self._end(sockets), name="shutdown")
         forced = asyncio.create_task(self._forced.wait(), name="second signal")
@@ -252,6 +258,7 @@ class DuplexServer(uvicorn.Server):
         deadline = self._loop.time() + budget - step
         await self._drain(deadline - step)
         self._cut(each for each in self._websockets() if each.transport.get_write_buffer_size())
+        await self._give_up_the_address(sockets or [], deadline)
         left = max(0, deadline - self._loop.time())
         self.config.timeout_graceful_shutdown = left  # type: ignore[assignment] # a float will do
         await super().shutdown(sockets)
@@ -272,6 +279,28 @@ class DuplexServer(uvicorn.Server):
         deadline = min(deadline, self._loop.time() + CLOSING_SECONDS)
         while self._websockets() and self._loop.time() < deadline:  # noqa: ASYNC110 - uvicorn's set
             await asyncio.sleep(0.02)
+
+    async def _give_up_the_address(self, sockets: list[socket.socket], deadline: float) -> None:
+        """Listen no longer, and give who is connected already a moment to ask.
+
+        A connection that waits to be accepted would be reset, and one that has sent nothing yet
+        closed: a proxy repeats no POST that it has begun to send (RFC 9110, 9.2.2).
+        """
+        quiet = 0
+        for _ in range(ACCEPTING_ROUNDS):
+            quiet = 0 if select.select(sockets, [], [], 0)[0] else quiet + 1
+            if quiet == QUIET_ROUNDS:
+                break
+            await asyncio.sleep(0)
+        for server in self.servers:
+            server.close()
+        deadline = min(deadline, self._loop.time() + FIRST_REQUEST_SECONDS)
+        while self._unasked() and self._loop.time() < deadline:  # noqa: ASYNC110 - uvicorn's set
+            await asyncio.sleep(0.01)
+
+    def _unasked(self) -> bool:
+        """Whether a connection has not asked for anything yet."""
+        return any(getattr(each, "cycle", 0) is None for each in self.server_state.connections)
 
     def _websockets(self) -> list[Any]:
         kind = self.config.ws_protocol_class or ()

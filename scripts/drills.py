@@ -52,12 +52,16 @@ def wait_until_ready(
     raise RuntimeError(f"the service is not ready: {answer}")
 
 
-def sign_up(client: httpx2.Client, mailed: Callable[[], str] | None = None) -> None:
+def sign_up(
+    client: httpx2.Client,
+    mailed: Callable[[], str] | None = None,
+    person: dict[str, str] = PERSON,
+) -> None:
     """Make the person's account, with the link of the mail that they are sent.
 
     `mailed` gives the mail's text; without it the service is one of development, which shows it.
     """
-    asked = {name: PERSON[name] for name in ("email", "name")}
+    asked = {name: person[name] for name in ("email", "name")}
     answer = client.post("/api/v1/accounts/sign-up", json=asked).raise_for_status()
     if mailed is None:
         shown = client.get(f"/development/mail/{answer.headers['X-Development-Mail']}")
@@ -66,12 +70,12 @@ def sign_up(client: httpx2.Client, mailed: Callable[[], str] | None = None) -> N
         text = mailed()
     token = re.search(r"#confirm\?token=(\S+)", text)
     assert token, text
-    choice = {"token": token[1], "password": PERSON["password"]}
+    choice = {"token": token[1], "password": person["password"]}
     client.post("/api/v1/accounts/confirm", json=choice).raise_for_status()
 
 
-def log_in(client: httpx2.Client) -> None:
+def log_in(client: httpx2.Client, person: dict[str, str] = PERSON) -> None:
     """Log the person in, for every later request of `client`."""
-    form = {"username": PERSON["email"], "password": PERSON["password"]}
+    form = {"username": person["email"], "password": person["password"]}
     response = client.post("/api/v1/auth/login", data=form).raise_for_status()
     client.headers["Authorization"] = f"Bearer {response.json()['access_token']}"

@@ -305,7 +305,11 @@ class Settings(BaseSettings):
             return _address(others.data.get("host", ""), others.data.get("port", 0))
         if not plain_address(url):
             raise ValueError("it is not https://host or https://host/path")
-        return url.rstrip("/")
+        scheme, _, rest = url.rstrip("/").partition("://")
+        host, slash, path = rest.partition("/")
+        # As browsers write it, in Origin too (RFC 3986, 6.2.3).
+        default = ":443" if scheme == "https" else ":80"
+        return f"{scheme}://{host.removesuffix(default)}{slash}{path}"
 
     @field_validator("smtp_url")
     @classmethod

@@ -289,6 +289,22 @@ def test_what_links_cannot_begin_with_is_no_public_url(url: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("url", "same"),
+    [
+        ("https://a.example:443", "https://a.example"),
+        ("https://a.example:443/app", "https://a.example/app"),
+        ("https://a.example:8443", "https://a.example:8443"),
+        ("http://a.example:80", "http://a.example"),
+        ("http://a.example:443", "http://a.example:443"),
+        ("https://[::443]", "https://[::443]"),
+    ],
+)
+def test_a_port_that_goes_without_saying_is_left_out(url: str, same: str) -> None:
+    """The address is the one that a browser shows, and sends as its origin."""
+    assert Settings(public_url=url).public_url == same
+
+
+@pytest.mark.parametrize(
     ("listens", "opened"),
     [
         ({}, "http://localhost:8000"),

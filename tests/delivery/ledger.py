@@ -81,8 +81,10 @@ class Ledger:
 class Subscriber:
     """A client that stays: it comes back to any node, after the last event that it was sent."""
 
+    event = "said"
+
     def __init__(
-        self, name: str, room: str, ledger: Ledger, nodes: list[Node], chance: random.Random
+        self, name: str, room: str, ledger: Ledger, nodes: Sequence[Any], chance: random.Random
     ):
         self.name, self.room, self.ledger, self.nodes, self.chance = (
             name, room, ledger, nodes, chance,
@@ -101,7 +103,7 @@ class Subscriber:
             except RETRIED:
                 await asyncio.sleep(self.chance.uniform(0.02, 0.2))
 
-    async def _listen(self, node: Node) -> None:
+    async def _listen(self, node: Any) -> None:
         url = f"{node.url.replace('http', 'ws', 1)}/delivery/{self.room}/ws"
         if self.position:
             url += f"?epoch={self.position[0]}&after={self.position[1]}"
@@ -120,7 +122,7 @@ class Subscriber:
     def _note(self, frame: dict[str, Any], connected: float) -> None:
         if frame["type"] == "welcome":
             self._begin(frame["data"])
-        elif frame["type"] == "said":
+        elif frame["type"] == self.event:
             assert self.position
             self.position = (self.position[0], frame["offset"])
             seen = Seen(frame["offset"], frame["data"]["text"], time.monotonic(), connected)

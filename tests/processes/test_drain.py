@@ -3,9 +3,10 @@
 import asyncio
 import json
 import signal
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import httpx2
 import pytest
@@ -171,6 +172,61 @@ async def test_a_load_balancer_has_time_to_look(serve: Serve) -> None:
             await asyncio.sleep(0.01)
         assert (await socket.ask("say", {"text": "still here"}))["type"] == "say"
         assert (await socket.ending())[:2] == (1012, "restarting")
+
+
+async def test_nobody_keeps_a_connection_to_what_ends(serve: Serve) -> None:
+    """A proxy that kept one could send a request as it is closed, and lose it."""
+    server = serve(router, drain_seconds=1)
+    async with server.client() as client:
+        assert "Connection" not in (await client.get("/health/live")).headers
+        async with ending(server):
+            while (answer := await client.get("/health/ready")).status_code == 200:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            assert answer.headers.get_list("Connection") == ["close"]
+
+
+LAST = b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+
+
+async def test_who_connected_before_the_end_may_ask(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The address is given up, and a connection that has sent nothing yet is still answered."""
+    monkeypatch.setattr("app.server.FIRST_REQUEST_SECONDS", 5)
+    server = serve(router)
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    async with server.client() as client:
+        await client.get("/health/live")  # so that the one before is accepted too
+    async with ending(server):
+        with suppress(OSError):
+            while True:  # until it listens no longer
+                _, other = await asyncio.open_connection("127.0.0.1", server.port)
+                other.close()
+                await other.wait_closed()
+        writer.write(LAST)
+        assert (await reader.read()).startswith(b"HTTP/1.1 200")
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_who_waits_to_be_accepted_is(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel has connected them already: closed now, the address would reset them."""
+    waiting = threading.Event()
+
+    async def drain(*_: object) -> None:
+        stage.entered.set()
+        waiting.wait(10)  # the loop accepts nobody meanwhile
+
+    monkeypatch.setattr("app.server.DuplexServer._drain", drain)
+    server = serve(router)
+    async with ending(server):
+        await stage.entered.wait()
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(LAST)
+        waiting.set()
+        assert (await reader.read()).startswith(b"HTTP/1.1 200")
+    writer.close()
+    await writer.wait_closed()
 
 
 async def test_a_request_in_flight_finishes(serve: Serve) -> None:
