@@ -4,6 +4,7 @@ import re
 import shutil
 import sqlite3
 import types
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -55,7 +56,7 @@ async def opened(websocket: WebSocket, user: CurrentUser) -> None:
 def block(beginning: str) -> str:
     """The code of the guide that begins so."""
     (found,) = (each for each in BLOCKS if each.startswith(beginning))
-    return found
+    return str(found)
 
 
 def fields(*names: str) -> str:
@@ -116,7 +117,8 @@ async def test_clients_are_told_what_goes_away(settings: Settings) -> None:
     )
     with server:
         async with server.client() as client:
-            told = [(await client.get(path)).headers for path in ("/old/refused", "/old/nothing")]
+            paths = ("/old/refused", "/old/nothing")
+            told: list[Mapping[str, str]] = [(await client.get(path)).headers for path in paths]
             not_told = (await client.get("/older")).headers
         async with server.socket("/old/ws", server.token()) as socket:
             assert socket.connection.response
