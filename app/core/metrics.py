@@ -1,7 +1,7 @@
 """What is counted, for Prometheus: every metric of the service, and where it is raised.
 
 Labels have few values, whatever clients send: a route is its template, a method and a close code
-one that is known, an error its code in the registry. Counting costs a microsecond and waits for
+one that is known, an error its code in the registry. Counting costs microseconds and waits for
 nothing, so it is done whether anybody looks or not; docs/watching.md says what each means.
 """
 
