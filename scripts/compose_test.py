@@ -285,7 +285,7 @@ def nobody(project: Project, token: str) -> None:
     with pytest.raises(InvalidStatus) as refused:
         connect(
             f"{project.url.replace('https', 'wss')}/api/v1/rooms/1/ws", ssl=project.trust(),
-            subprotocols=[Subprotocol("bearer"), Subprotocol(token)], proxy=None,
+            subprotocols=[Subprotocol("bearer"), Subprotocol(token)], proxy=None, open_timeout=30,
         )  # fmt: skip
     assert refused.value.response.status_code == 503
 
