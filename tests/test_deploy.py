@@ -153,6 +153,18 @@ def test_probes_are_answered() -> None:
     assert asked["readiness"]["timeoutSeconds"] > settings.database_timeout_seconds
 
 
+def test_metrics_are_at_the_port_that_is_named() -> None:
+    """The app and its workers serve them, to the cluster, and no Service leads there."""
+    settings = cluster_settings()
+    assert settings.metrics_host == "0.0.0.0"  # noqa: S104 - within the cluster
+    for name, pod in pods():
+        ports = {
+            each["name"]: each["containerPort"] for each in pod["containers"][0].get("ports", [])
+        }
+        assert ports.get("metrics") == (None if name == "migrate" else settings.metrics_port)
+    assert "metrics" not in json.dumps(manifest("service"))
+
+
 def test_one_name_leads_to_another() -> None:
     """Service, budget and spreading select the app's pods, and the ingress leads to the service."""
     app, service, budget = manifest("app"), manifest("service"), MANIFESTS["service-1"]
