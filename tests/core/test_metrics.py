@@ -134,6 +134,7 @@ async def test_limits_count_what_they_refuse_and_what_they_cannot_count() -> Non
     assert opened() == 2
 
 
+@pytest.mark.usefixtures("engine")
 async def test_jobs_count_by_how_they_end(database: SqlDatabase) -> None:
     """Done, failed and to be tried again, or parked; and how long each took."""
     now = [datetime(2030, 1, 1, tzinfo=UTC)]
