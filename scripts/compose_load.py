@@ -182,15 +182,16 @@ class Load:
     async def _ask(
         self, client: httpx2.AsyncClient, method: str, path: str, **more: object
     ) -> httpx2.Response | None:
-        """A request, entered in the phase's account; None where it failed."""
-        seen, began = self.seen, time.monotonic()
-        seen.requests += 1
+        """A request, entered in the account of the phase that it ends in; None where it failed."""
+        began = time.monotonic()
         try:
             answer = await client.request(method, path, **more)  # type: ignore[arg-type]
         except RETRIED as error:
-            seen.errors[type(error).__name__] += 1
+            self.seen.requests += 1
+            self.seen.errors[type(error).__name__] += 1
             return None
-        now = time.monotonic()
+        seen, now = self.seen, time.monotonic()
+        seen.requests += 1
         seen.slowest = max(seen.slowest, now - began)
         if not answer.is_success:
             problem = answer.json() if "json" in answer.headers["content-type"] else {}
