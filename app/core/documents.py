@@ -10,7 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
-from fastapi.routing import iter_route_contexts
+from fastapi.routing import RouteContext, iter_route_contexts
 from pydantic import BaseModel, ConfigDict
 
 from app.core.auth import Access, Credential, asked_by, current_user, scheme_of, scopes
@@ -124,13 +124,18 @@ def templates(app: FastAPI) -> Callable[[object], str]:
     Of an endpoint with several routes it is the first; UNMATCHED for what is no endpoint of it.
     """
     known: dict[int, str] = {}
+    rest: Iterator[RouteContext] | None = None  # FastAPI makes them one by one, when asked
 
     def look_up(endpoint: object) -> str:
-        if id(endpoint) not in known:
-            for route in iter_route_contexts(app.routes):
-                if (of_route := getattr(route, "endpoint", None)) is not None:
-                    known.setdefault(id(of_route), str(route.path))
-        return known.get(id(endpoint), UNMATCHED)
+        nonlocal rest
+        rest = iter(iter_route_contexts(app.routes)) if rest is None else rest
+        while id(endpoint) not in known:
+            route = next(rest, None)
+            if route is None:
+                return UNMATCHED
+            if (of_route := getattr(route, "endpoint", None)) is not None:
+                known.setdefault(id(of_route), str(route.path))
+        return known[id(endpoint)]
 
     return look_up
 
