@@ -249,10 +249,10 @@ async def test_a_drain_is_spread() -> None:
     for _ in range(4):
         connections.add(OpenConnection({}, lambda _: ended.append(time.monotonic())))
     started = time.monotonic()
-    await connections.drain(Restarting(), seconds=0.4)
-    assert all(at - started >= 0.1 * number for number, at in enumerate(ended))
-    assert ended[0] - started < 0.1
-    assert ended[-1] - started < 1
+    await connections.drain(Restarting(), seconds=0.8)
+    assert all(at - started >= 0.2 * number for number, at in enumerate(ended))
+    assert ended[0] - started < 0.2
+    assert ended[-1] - started < 2
     with pytest.raises(Restarting):
         connections.add(OpenConnection({}, lambda _: None))
 
@@ -265,7 +265,7 @@ async def test_a_drain_of_many_keeps_to_its_time() -> None:
         connections.add(OpenConnection({}, ended.append))
     started = time.monotonic()
     await connections.drain(Restarting(), seconds=0.5)
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 3
     assert len(ended) == 10_000
 
 
@@ -275,4 +275,4 @@ async def test_a_drain_of_nobody_takes_no_time() -> None:
     started = time.monotonic()
     await connections.drain(Restarting(), seconds=60)
     await connections.none_left()
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 5

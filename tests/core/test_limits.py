@@ -230,10 +230,10 @@ async def test_nobody_waits_long_for_a_redis_that_hangs(
     own_redis.hang()
     started = time.monotonic()
     await asyncio.gather(*(limits.hit(OFTEN, "ann") for _ in range(100)))
-    assert 0.2 < time.monotonic() - started < 1
+    assert 0.2 < time.monotonic() - started < 5
     started = time.monotonic()
     await passed(limits, OFTEN, "ann", 100)
-    assert time.monotonic() - started < 0.2
+    assert time.monotonic() - started < 2
     assert limits.failed_open == 200
 
 
@@ -474,8 +474,8 @@ async def test_a_server_without_its_redis_serves(
         assert codes == [200, 200, 429]
         own_redis.kill()
         started = time.monotonic()
-        answers = [await client.get("/limited/free") for _ in range(5)]
-    assert [answer.status_code for answer in answers] == [200] * 5
+        answers = [await client.get("/limited/free") for _ in range(20)]
+    assert [answer.status_code for answer in answers] == [200] * 20
     assert "RateLimit" not in answers[0].headers
-    assert time.monotonic() - started < 1
-    assert server.app.state.limits.failed_open == 5
+    assert time.monotonic() - started < 4  # a quarter of a second each is five
+    assert server.app.state.limits.failed_open == 20

@@ -167,7 +167,7 @@ async def test_the_time_of_a_call_is_limited(play: Play) -> None:
             await outbound.request("GET", upstream.url)
         if play is drip:  # who hangs does not notice
             await upstream.all_left()
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 3
     assert (late.value.status, late.value.retryable) == (504, True)
 
 
@@ -186,7 +186,7 @@ async def test_who_is_not_connected_to_in_time_is_late(monkeypatch: pytest.Monke
         started = time.monotonic()
         with pytest.raises(UpstreamTimeout):
             await outbound.request("GET", url)
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 3
 
 
 @asynccontextmanager
@@ -226,15 +226,15 @@ async def test_a_wait_that_is_too_long_ends_the_tries(asked_for: str) -> None:
     started = time.monotonic()
     error, asked = await call(response(503, Retry_After=asked_for), OK)
     assert (type(error), asked) == (UpstreamFailed, 1)
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 3
 
 
 async def test_no_wait_outlasts_the_call() -> None:
     """Where the time would be over before the next try, there is none."""
     started = time.monotonic()
-    error, asked = await call(response(503, Retry_After="2"), OK, timeout=1)
+    error, asked = await call(response(503, Retry_After="5"), OK, timeout=4)
     assert (type(error), asked) == (UpstreamFailed, 1)
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 3
 
 
 @pytest.mark.parametrize(

@@ -253,8 +253,8 @@ async def test_a_client_that_does_not_read_is_not_waited_for(serve: Serve) -> No
             started = time.monotonic()
             async with ending(server):
                 assert (await socket.ending())[:2] == (1012, "restarting")
-                assert time.monotonic() - started < 1.5
-    assert time.monotonic() - started < 3  # with the time that a thread takes
+                assert time.monotonic() - started < 1.9
+    assert time.monotonic() - started < 5  # with the time that a thread takes
 
 
 async def test_a_client_that_is_leaving_is_not_waited_for(serve: Serve) -> None:
@@ -305,14 +305,14 @@ async def test_the_spread_keeps_to_half_of_the_time(
         started = time.monotonic()
         async with ending(server):
             assert (await one.ending())[0] == (await two.ending())[0] == 1012
-            assert time.monotonic() - started < 1.5
+            assert time.monotonic() - started < 1.9
 
 
 def test_no_socket_takes_no_time(serve: Serve) -> None:
     """Ctrl-C in development is answered at once."""
     with RunningServer(changed_settings(serve().settings, {})):
         started = time.monotonic()
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 3
 
 
 # What only a process shows: its exit code, and signals.

@@ -171,7 +171,7 @@ async def test_a_reader_that_stops_is_gone_within_ten_seconds(
                 slowest, heard = max(slowest, time.monotonic() - sent), heard + 1
                 assert resident() - before < 20 * 2**20
                 await asyncio.sleep(0.05)
-            assert slowest < 1
+            assert slowest < 3
         await told.ended.wait()
         assert len(unsent(server)) == 1
         assert (await healthy.ask("ping"))["type"] == "pong"
