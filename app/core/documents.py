@@ -10,7 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
-from fastapi.routing import RouteContext, iter_route_contexts
+from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel, ConfigDict
 
 from app.core.auth import Access, Credential, asked_by, current_user, scheme_of, scopes
@@ -124,11 +124,9 @@ def templates(app: FastAPI) -> Callable[[object], str]:
     Of an endpoint with several routes it is the first; UNMATCHED for what is no endpoint of it.
     """
     known: dict[int, str] = {}
-    rest: Iterator[RouteContext] | None = None  # FastAPI makes them one by one, when asked
+    rest = iter_route_contexts(app.routes)  # made one by one, from the first look-up on
 
     def look_up(endpoint: object) -> str:
-        nonlocal rest
-        rest = iter(iter_route_contexts(app.routes)) if rest is None else rest
         while id(endpoint) not in known:
             route = next(rest, None)
             if route is None:
